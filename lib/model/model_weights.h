@@ -1,0 +1,78 @@
+// ModelWeights: a model's tensors by what they do, not by what a file calls them. Hugging Face and GGUF names, fused and split
+// kv_b, stacked and separate experts all end here, with every shape checked against the config.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "lib/model/config.h"
+#include "lib/model/tensor_source.h"
+
+namespace tandem {
+
+// One matrix [rows, cols] with, for fp8, its block scales. Rows are output features (x W^T), as in both containers.
+struct Matrix {
+  TensorView view;
+  std::optional<TensorView> scale_inv;  // f32 [ceil(rows/fp8_block_rows), ceil(cols/fp8_block_cols)]
+  int64_t fp8_block_rows = 0;
+  int64_t fp8_block_cols = 0;
+
+  int64_t rows() const { return view.rows(); }
+  int64_t cols() const { return view.cols(); }
+};
+
+struct FfnWeights {
+  Matrix gate;  // [inter, hidden]
+  Matrix up;    // [inter, hidden]
+  Matrix down;  // [hidden, inter]
+};
+
+struct AttentionWeights {
+  // With q_lora: q_a [q_lora, hidden], q_a_norm [q_lora] f32, q_b [heads * qk_head, q_lora]. Without: q [heads * qk_head, hidden].
+  std::optional<Matrix> q_a, q_b, q;
+  std::optional<TensorView> q_a_norm;
+  Matrix kv_a;          // [kv_lora + rope, hidden]
+  TensorView kv_a_norm; // [kv_lora] f32, f16 or bf16
+  // Either fused kv_b [heads * (nope + v), kv_lora] ...
+  std::optional<Matrix> kv_b;
+  // ... or split: k_b [heads, kv_lora, nope] (already transposed for absorption) and v_b [heads, v, kv_lora].
+  std::optional<TensorView> k_b, v_b;
+  Matrix o;             // [hidden, heads * v]
+};
+
+struct LayerWeights {
+  TensorView attn_norm;  // [hidden]
+  TensorView ffn_norm;   // [hidden]
+  AttentionWeights attention;
+  std::optional<FfnWeights> dense;          // dense layers
+  std::optional<Matrix> router;             // [experts, hidden]
+  std::optional<TensorView> router_bias;    // [experts], noaux_tc only
+  std::optional<FfnWeights> shared;         // n_shared_experts fused
+  std::vector<FfnWeights> experts;          // [n_routed_experts], empty when opened without experts
+};
+
+struct ModelWeights {
+  ModelConfig config;
+  std::shared_ptr<const TensorSource> source;  // keeps every view alive
+  Matrix embedding;    // [vocab, hidden]
+  TensorView final_norm;
+  Matrix lm_head;      // [vocab, hidden]; the embedding itself when tied
+  std::vector<LayerWeights> layers;
+  std::string digest;  // hex, identifies config, tensor names, types, shapes and the bytes sampled from each tensor
+};
+
+struct LoadOptions {
+  OldFileRouting routing = OldFileRouting::kAssume;
+};
+
+// Opens `path` (see TensorSource::Open; a folder needs config.json unless it is GGUF) and resolves every tensor of every layer.
+// A missing tensor or wrong shape gives one sentence naming file, tensor, expected and found.
+absl::StatusOr<ModelWeights> LoadModel(const std::string& path, const LoadOptions& options = {});
+
+// Writes row `row` of `matrix` to `dst` [cols] f32, applying fp8 block scales.
+void DequantizeMatrixRow(const Matrix& matrix, int64_t row, float* dst);
+
+}  // namespace tandem
