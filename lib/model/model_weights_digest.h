@@ -1,0 +1,24 @@
+// The digest that tells whether two programs opened the same weights. It is an identity check
+// against mixed-up files, not a proof against tampering: it reads samples, because hashing 400 GB
+// would delay every start by minutes.
+#pragma once
+
+#include <string>
+
+#include "lib/model/config.h"
+#include "lib/model/tensor_source.h"
+
+namespace tandem {
+
+// How many samples of kDigestSampleBytes bytes each tensor of a file with `tensor_count` tensors
+// gives: about 8192 in all, between 1 and 8 per tensor.
+inline constexpr int64_t kDigestSampleBytes = 64;
+int64_t DigestSamplesPerTensor(int64_t tensor_count);
+
+// SHA-256 in hex over: "tandem-weights-1\n", CanonicalConfigText(config), then per tensor in order
+// of names
+// "<name> <type> <dims,> <bytes>\n" and its samples. Sample i of n starts at floor((bytes - 64) /
+// (2n)) * (2i + 1), the middles of n equal parts; tensors of up to 64 n bytes are hashed whole.
+std::string WeightsDigest(const ModelConfig& config, const TensorSource& source);
+
+}  // namespace tandem
