@@ -38,6 +38,9 @@ class TensorSource {
   friend class SafetensorsReader;
   TensorSource() = default;
 
+  // Takes over one tensor of a mapped file; INVALID_ARGUMENT when another one has its name.
+  absl::Status Add(TensorView tensor);
+
   ContainerKind kind_ = ContainerKind::kGguf;
   std::string path_;
   std::vector<std::string> files_;
