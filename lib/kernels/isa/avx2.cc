@@ -1,0 +1,25 @@
+// Kernels for AVX2 with FMA and F16C.
+#include <cstddef>
+#include <cstdint>
+#include <immintrin.h>
+
+#include "lib/kernels/isa/lane_macros.h"
+#include "lib/kernels/isa/tables.h"
+
+#define TANDEM_TARGET "avx2,fma,f16c"
+#include "lib/kernels/isa/target_begin.h"
+
+namespace tandem::kernels::avx2 {
+#include "lib/kernels/isa/lanes_avx2.inl"
+#include "lib/kernels/body/all.inl"
+}  // namespace tandem::kernels::avx2
+
+#include "lib/kernels/isa/target_end.h"
+namespace tandem::kernels {
+
+const KernelTable* Avx2Table() {
+  static const KernelTable table = avx2::MakeTable("avx2");
+  return &table;
+}
+
+}  // namespace tandem::kernels

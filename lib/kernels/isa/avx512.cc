@@ -1,0 +1,25 @@
+// Kernels for AVX-512 F, BW, DQ, VL.
+#include <cstddef>
+#include <cstdint>
+#include <immintrin.h>
+
+#include "lib/kernels/isa/lane_macros.h"
+#include "lib/kernels/isa/tables.h"
+
+#define TANDEM_TARGET "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"
+#include "lib/kernels/isa/target_begin.h"
+
+namespace tandem::kernels::avx512 {
+#include "lib/kernels/isa/lanes_avx512.inl"
+#include "lib/kernels/body/all.inl"
+}  // namespace tandem::kernels::avx512
+
+#include "lib/kernels/isa/target_end.h"
+namespace tandem::kernels {
+
+const KernelTable* Avx512Table() {
+  static const KernelTable table = avx512::MakeTable("avx512");
+  return &table;
+}
+
+}  // namespace tandem::kernels

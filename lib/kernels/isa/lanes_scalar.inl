@@ -1,0 +1,129 @@
+// Sixteen lanes in portable C++: what the vector files must equal bit for bit. Included inside an instruction set's namespace.
+
+struct F32x16 {
+  float v[16];
+};
+struct I32x16 {
+  int32_t v[16];
+};
+
+// Register tile of the float linear kernels: rows of x times rows of W.
+constexpr int kLinearTileRows = 1;
+constexpr int kLinearTileOuts = 1;
+
+TANDEM_LANE float BitsToFloat(uint32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+TANDEM_LANE uint32_t FloatToBits(float value) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+TANDEM_LANE F32x16 Set(float value) {
+  F32x16 r;
+  for (int l = 0; l < 16; ++l) r.v[l] = value;
+  return r;
+}
+TANDEM_LANE F32x16 Load(const float* p) {
+  F32x16 r;
+  __builtin_memcpy(r.v, p, sizeof(r.v));
+  return r;
+}
+TANDEM_LANE void Store(float* p, const F32x16& a) { __builtin_memcpy(p, a.v, sizeof(a.v)); }
+TANDEM_LANE F32x16 LoadBf16(const uint16_t* p) {
+  uint16_t raw[16];
+  __builtin_memcpy(raw, p, sizeof(raw));
+  F32x16 r;
+  for (int l = 0; l < 16; ++l) r.v[l] = BitsToFloat(static_cast<uint32_t>(raw[l]) << 16);
+  return r;
+}
+TANDEM_LANE F32x16 Add(const F32x16& a, const F32x16& b) {
+  F32x16 r;
+  for (int l = 0; l < 16; ++l) r.v[l] = a.v[l] + b.v[l];
+  return r;
+}
+TANDEM_LANE F32x16 Sub(const F32x16& a, const F32x16& b) {
+  F32x16 r;
+  for (int l = 0; l < 16; ++l) r.v[l] = a.v[l] - b.v[l];
+  return r;
+}
+TANDEM_LANE F32x16 Mul(const F32x16& a, const F32x16& b) {
+  F32x16 r;
+  for (int l = 0; l < 16; ++l) r.v[l] = a.v[l] * b.v[l];
+  return r;
+}
+TANDEM_LANE F32x16 Div(const F32x16& a, const F32x16& b) {
+  F32x16 r;
+  for (int l = 0; l < 16; ++l) r.v[l] = a.v[l] / b.v[l];
+  return r;
+}
+// a * b + c, rounded once.
+TANDEM_LANE F32x16 Fma(const F32x16& a, const F32x16& b, const F32x16& c) {
+  F32x16 r;
+  for (int l = 0; l < 16; ++l) r.v[l] = __builtin_fmaf(a.v[l], b.v[l], c.v[l]);
+  return r;
+}
+TANDEM_LANE F32x16 Negate(const F32x16& a) {
+  F32x16 r;
+  for (int l = 0; l < 16; ++l) r.v[l] = BitsToFloat(FloatToBits(a.v[l]) ^ 0x80000000u);
+  return r;
+}
+// a > b ? yes : no, per lane; false with a NaN.
+TANDEM_LANE F32x16 IfGreater(const F32x16& a, const F32x16& b, const F32x16& yes,
+                             const F32x16& no) {
+  F32x16 r;
+  for (int l = 0; l < 16; ++l) r.v[l] = a.v[l] > b.v[l] ? yes.v[l] : no.v[l];
+  return r;
+}
+TANDEM_LANE I32x16 Bits(const F32x16& a) {
+  I32x16 r;
+  __builtin_memcpy(r.v, a.v, sizeof(r.v));
+  return r;
+}
+TANDEM_LANE F32x16 FromBits(const I32x16& a) {
+  F32x16 r;
+  __builtin_memcpy(r.v, a.v, sizeof(r.v));
+  return r;
+}
+TANDEM_LANE I32x16 SetI(int32_t value) {
+  I32x16 r;
+  for (int l = 0; l < 16; ++l) r.v[l] = value;
+  return r;
+}
+TANDEM_LANE I32x16 AddI(const I32x16& a, const I32x16& b) {
+  I32x16 r;
+  for (int l = 0; l < 16; ++l) {
+    r.v[l] = static_cast<int32_t>(static_cast<uint32_t>(a.v[l]) + static_cast<uint32_t>(b.v[l]));
+  }
+  return r;
+}
+TANDEM_LANE I32x16 SubI(const I32x16& a, const I32x16& b) {
+  I32x16 r;
+  for (int l = 0; l < 16; ++l) {
+    r.v[l] = static_cast<int32_t>(static_cast<uint32_t>(a.v[l]) - static_cast<uint32_t>(b.v[l]));
+  }
+  return r;
+}
+// Arithmetic shift right by one.
+TANDEM_LANE I32x16 HalveI(const I32x16& a) {
+  I32x16 r;
+  for (int l = 0; l < 16; ++l) r.v[l] = a.v[l] >> 1;
+  return r;
+}
+// Shift left by 23: an integer becomes the exponent field of an f32.
+TANDEM_LANE I32x16 ToExponentI(const I32x16& a) {
+  I32x16 r;
+  for (int l = 0; l < 16; ++l) r.v[l] = static_cast<int32_t>(static_cast<uint32_t>(a.v[l]) << 23);
+  return r;
+}
+// Lanes 0..15 by one fixed tree: l + (l+8), then +4, +2, +1.
+TANDEM_LANE float ReduceSum(const F32x16& a) {
+  float t[8];
+  for (int l = 0; l < 8; ++l) t[l] = a.v[l] + a.v[l + 8];
+  for (int l = 0; l < 4; ++l) t[l] = t[l] + t[l + 4];
+  for (int l = 0; l < 2; ++l) t[l] = t[l] + t[l + 2];
+  return t[0] + t[1];
+}

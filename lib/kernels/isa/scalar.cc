@@ -1,0 +1,22 @@
+// The table every processor can run: plain C++, sixteen lanes in an array.
+#include <cstddef>
+#include <cstdint>
+
+
+#include "lib/kernels/isa/lane_macros.h"
+#include "lib/kernels/isa/tables.h"
+
+
+namespace tandem::kernels::scalar {
+#include "lib/kernels/isa/lanes_scalar.inl"
+#include "lib/kernels/body/all.inl"
+}  // namespace tandem::kernels::scalar
+
+namespace tandem::kernels {
+
+const KernelTable* ScalarTable() {
+  static const KernelTable table = scalar::MakeTable("scalar");
+  return &table;
+}
+
+}  // namespace tandem::kernels

@@ -1,0 +1,89 @@
+#include "lib/kernels/kernel_table.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "lib/kernels/isa/tables.h"
+
+namespace tandem::kernels {
+namespace {
+
+struct Candidate {
+  const KernelTable* (*table)();
+  bool supported;
+};
+
+// Every table of this build, slowest first.
+std::vector<Candidate> Candidates() {
+  std::vector<Candidate> all = {{&ScalarTable, true}};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
+  all.push_back({&Avx2Table, avx2});
+  all.push_back({&Avx512Table, avx512});
+  all.push_back({&Avx512VnniTable, avx512 && __builtin_cpu_supports("avx512vnni")});
+#endif
+  return all;
+}
+
+std::string IsaOfEnvironment() {
+  const char* isa = std::getenv("TANDEM_ISA");
+  return isa == nullptr ? "" : isa;
+}
+
+}  // namespace
+
+std::span<const KernelTable* const> SupportedTables() {
+  static const std::vector<const KernelTable*> tables = [] {
+    std::vector<const KernelTable*> supported;
+    for (const Candidate& candidate : Candidates()) {
+      if (candidate.supported) supported.push_back(candidate.table());
+    }
+    return supported;
+  }();
+  return tables;
+}
+
+absl::StatusOr<const KernelTable*> FindTable(std::string_view isa) {
+  if (isa.empty()) return SupportedTables().back();
+  std::string known;
+  for (const Candidate& candidate : Candidates()) {
+    const KernelTable* table = candidate.table();
+    if (isa == table->isa) {
+      if (candidate.supported) return table;
+      return absl::FailedPreconditionError(
+          absl::StrCat("instruction set \"", table->isa, "\" is not supported by this processor"));
+    }
+    absl::StrAppend(&known, known.empty() ? "" : ", ", table->isa);
+  }
+  return absl::InvalidArgumentError(absl::StrCat("unknown instruction set \"", std::string(isa),
+                                                 "\", expected one of: ", known));
+}
+
+absl::Status CheckIsa() {
+  const absl::StatusOr<const KernelTable*> table = FindTable(IsaOfEnvironment());
+  if (table.ok()) return absl::OkStatus();
+  return absl::Status(table.status().code(),
+                      absl::StrCat("TANDEM_ISA: ", std::string(table.status().message())));
+}
+
+const KernelTable& ActiveTable() {
+  static const KernelTable* const active = [] {
+    const absl::Status status = CheckIsa();
+    if (!status.ok()) {
+      std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+      std::exit(2);
+    }
+    return *FindTable(IsaOfEnvironment());
+  }();
+  return *active;
+}
+
+}  // namespace tandem::kernels
