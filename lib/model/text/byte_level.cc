@@ -5,10 +5,11 @@
 
 #include "lib/model/text/utf8.h"
 
-namespace tandem::model {
+namespace tandem::text {
 namespace {
 
-// Latin-1's visible characters stand for themselves; the other 68 bytes, in order, take U+0100 to U+0143.
+// Latin-1's visible characters stand for themselves; the other 68 bytes, in order, take U+0100 to
+// U+0143.
 bool StandsForItself(int byte) {
   return (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
 }
@@ -53,8 +54,9 @@ std::optional<std::string> ByteLevelToRaw(std::string_view written) {
 
 std::string RawToByteLevel(std::string_view raw) {
   std::string written;
-  for (const char c : raw) AppendUtf8(TheAlphabet().char_of_byte[static_cast<uint8_t>(c)], &written);
+  for (const char c : raw)
+    AppendUtf8(TheAlphabet().char_of_byte[static_cast<uint8_t>(c)], &written);
   return written;
 }
 
-}  // namespace tandem::model
+}  // namespace tandem::text

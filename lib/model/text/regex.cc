@@ -6,14 +6,15 @@
 #include "absl/strings/str_cat.h"
 #include "lib/base/check.h"
 
-namespace tandem::model {
+namespace tandem::text {
 namespace {
 
-// A backtracking frame costs 16 to 32 bytes per character of a group repeat: 256 MiB covers an 8 MiB run. The address
-// range is reserved, pages are touched only as needed.
+// A backtracking frame costs 16 to 32 bytes per character of a group repeat: 256 MiB covers an 8
+// MiB run. The address range is reserved, pages are touched only as needed.
 constexpr size_t kJitStackStartBytes = 64 << 10;
 constexpr size_t kJitStackMaxBytes = 256 << 20;
-// PCRE2's own default (10 million) is a fraction of a second; stated here because it bounds hostile patterns.
+// PCRE2's own default (10 million) is a fraction of a second; stated here because it bounds hostile
+// patterns.
 constexpr uint32_t kMatchStepsMax = 10'000'000;
 
 struct MatchState {
@@ -70,20 +71,22 @@ absl::StatusOr<Regex> Regex::Compile(std::string_view pattern) {
   int error = 0;
   PCRE2_SIZE error_at = 0;
   auto code = std::make_unique<Code>();
-  code->compiled = pcre2_compile(
-      reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-      PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &error_at, context);
+  code->compiled =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                    PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &error_at, context);
   pcre2_compile_context_free(context);
   if (code->compiled == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("regular expression does not compile at byte ", error_at, ": ", ErrorText(error)));
+    return absl::InvalidArgumentError(absl::StrCat("regular expression does not compile at byte ",
+                                                   error_at, ": ", ErrorText(error)));
   }
   uint32_t may_be_empty = 0;
   pcre2_pattern_info(code->compiled, PCRE2_INFO_MATCHEMPTY, &may_be_empty);
   if (may_be_empty != 0) {
-    return absl::InvalidArgumentError("regular expression can match the empty string, expected one that cannot");
+    return absl::InvalidArgumentError(
+        "regular expression can match the empty string, expected one that cannot");
   }
-  // Without JIT (a platform PCRE2 does not support) matching is interpreted: the same matches, slower.
+  // Without JIT (a platform PCRE2 does not support) matching is interpreted: the same matches,
+  // slower.
   pcre2_jit_compile(code->compiled, PCRE2_JIT_COMPLETE);
   return Regex(std::move(code));
 }
@@ -99,9 +102,9 @@ absl::Status Regex::FindAll(std::string_view subject,
     if (rc == PCRE2_ERROR_NOMATCH) break;
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT && state.GrowStack()) continue;
     if (rc < 0) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("splitting a text of ", subject.size(), " bytes stopped at byte ", at, ": ",
-                       ErrorText(rc)));
+      return absl::ResourceExhaustedError(absl::StrCat("splitting a text of ", subject.size(),
+                                                       " bytes stopped at byte ", at, ": ",
+                                                       ErrorText(rc)));
     }
     // \K could move the start before `at`, or make the match empty: never loop on such a pattern.
     if (ovector[0] < at || ovector[1] <= ovector[0]) {
@@ -113,4 +116,4 @@ absl::Status Regex::FindAll(std::string_view subject,
   return absl::OkStatus();
 }
 
-}  // namespace tandem::model
+}  // namespace tandem::text

@@ -1,5 +1,6 @@
-// A thin owner of one compiled PCRE2 pattern (JIT when the machine has it), used for the pre-tokenizer's splits.
-// Why not std::regex or RE2: the patterns need \p{..} classes and look-ahead, and must not recurse on long input.
+// A thin owner of one compiled PCRE2 pattern (JIT when the machine has it), used for the
+// pre-tokenizer's splits. Why not std::regex or RE2: the patterns need \p{..} classes and
+// look-ahead, and must not recurse on long input.
 #pragma once
 
 #include <cstddef>
@@ -12,21 +13,22 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-namespace tandem::model {
+namespace tandem::text {
 
 class Regex {
  public:
-  // `pattern` is in PCRE2 syntax (see regex_dialect.h). InvalidArgument when it does not compile or can match the empty
-  // string, which a split cannot use.
+  // `pattern` is in PCRE2 syntax (see regex_dialect.h). InvalidArgument when it does not compile or
+  // can match the empty string, which a split cannot use.
   static absl::StatusOr<Regex> Compile(std::string_view pattern);
 
   Regex(Regex&&) noexcept;
   Regex& operator=(Regex&&) noexcept;
   ~Regex();
 
-  // Appends [begin, end) byte offsets of the leftmost non-overlapping matches. `subject` must be well-formed UTF-8: it is
-  // not checked again (re-checking per match would be quadratic). Thread-safe. ResourceExhausted when the subject needs
-  // more than the backtracking stack or step limit allows.
+  // Appends [begin, end) byte offsets of the leftmost non-overlapping matches. `subject` must be
+  // well-formed UTF-8: it is not checked again (re-checking per match would be quadratic).
+  // Thread-safe. ResourceExhausted when the subject needs more than the backtracking stack or step
+  // limit allows.
   absl::Status FindAll(std::string_view subject,
                        std::vector<std::pair<size_t, size_t>>* matches) const;
 
@@ -36,4 +38,4 @@ class Regex {
   std::unique_ptr<Code> code_;
 };
 
-}  // namespace tandem::model
+}  // namespace tandem::text

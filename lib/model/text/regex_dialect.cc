@@ -9,16 +9,18 @@
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
 
-namespace tandem::model {
+namespace tandem::text {
 namespace {
 
 constexpr char kSpaceRanges[] =
     "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"
     "\\x{205f}\\x{3000}";
-// The gaps between the ranges above, for \S inside a class. Surrogates are no characters in UTF mode.
+// The gaps between the ranges above, for \S inside a class. Surrogates are no characters in UTF
+// mode.
 constexpr char kNonSpaceRanges[] =
     "\\x{0}-\\x{8}\\x{e}-\\x{1f}\\x{21}-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}"
-    "\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{d7ff}"
+    "\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{"
+    "d7ff}"
     "\\x{e000}-\\x{10ffff}";
 
 constexpr std::array<std::string_view, 30> kCategories = {
@@ -86,7 +88,8 @@ class Translator {
       if (!known) return Refuse("the group '" + std::string(in_.substr(at_, 4)) + "'");
       out_ += "(?";
       at_ += 2;
-      // The characters up to the body (":", "<!", "i:") mean the same; copy the first so that "<=" is not re-read.
+      // The characters up to the body (":", "<!", "i:") mean the same; copy the first so that "<="
+      // is not re-read.
       out_ += in_[at_++];
       return absl::OkStatus();
     }
@@ -105,7 +108,8 @@ class Translator {
     if (caret) name.remove_prefix(1);
     const bool negated = upper != caret;
     if (!IsCategory(name) && name != "Han") return Refuse("\\p{" + std::string(name) + "}");
-    absl::StrAppend(&items->text, negated ? "\\P{" : "\\p{", name == "Han" ? "sc:Han" : std::string(name), "}");
+    absl::StrAppend(&items->text, negated ? "\\P{" : "\\p{",
+                    name == "Han" ? "sc:Han" : std::string(name), "}");
     if (negated || name == "Han") {
       items->only_categories = false;
     } else {
@@ -131,7 +135,8 @@ class Translator {
     }
     const bool hex = std::all_of(digits.begin(), digits.end(),
                                  [](unsigned char c) { return std::isxdigit(c) != 0; });
-    if (!hex || digits.empty() || digits.size() > 6) return Refuse("a malformed hexadecimal escape");
+    if (!hex || digits.empty() || digits.size() > 6)
+      return Refuse("a malformed hexadecimal escape");
     absl::StrAppend(&items->text, "\\x{", digits, "}");
     return absl::OkStatus();
   }
@@ -142,7 +147,8 @@ class Translator {
     if (c == 'p' || c == 'P') return Property(items);
     items->only_categories = false;
     if (c == 'x' || (c == 'u' && dialect_ == RegexDialect::kOniguruma)) return HexEscape(items);
-    const bool letter = std::string_view("rntdD").find(static_cast<char>(c)) != std::string_view::npos;
+    const bool letter =
+        std::string_view("rntdD").find(static_cast<char>(c)) != std::string_view::npos;
     const bool punctuation = c < 0x80 && std::ispunct(c) != 0;
     if (!letter && !punctuation) return Refuse(std::string("the escape \\") + static_cast<char>(c));
     items->text += '\\';
@@ -205,7 +211,8 @@ class Translator {
 
   absl::Status Intersection(bool negated, const ClassItems& left) {
     at_ += 2;
-    if (negated || !left.only_categories || !Looking("[^")) return Refuse("a class intersection of this form");
+    if (negated || !left.only_categories || !Looking("[^"))
+      return Refuse("a class intersection of this form");
     at_ += 2;
     ClassItems right;
     TANDEM_RETURN_IF_ERROR(Items(&right));
@@ -213,9 +220,9 @@ class Translator {
     at_ += 2;
     out_ += "[^";
     for (std::string_view category : kCategories) {
-      const bool kept = std::any_of(left.categories.begin(), left.categories.end(), [&](const auto& c) {
-        return c == category || (c.size() == 1 && c[0] == category[0]);
-      });
+      const bool kept = std::any_of(
+          left.categories.begin(), left.categories.end(),
+          [&](const auto& c) { return c == category || (c.size() == 1 && c[0] == category[0]); });
       // Surrogates cannot occur in UTF mode.
       if (!kept && category != "Cs") absl::StrAppend(&out_, "\\p{", std::string(category), "}");
     }
@@ -232,12 +239,12 @@ class Translator {
 }  // namespace
 
 absl::StatusOr<std::string> ToPcre2(std::string_view pattern, RegexDialect dialect) {
-  // DeepSeek-V2's trailing-space split, tried at each space of a long run, is quadratic; its leftmost match always
-  // starts where the run starts, so looking only there finds the same.
+  // DeepSeek-V2's trailing-space split, tried at each space of a long run, is quadratic; its
+  // leftmost match always starts where the run starts, so looking only there finds the same.
   if (pattern == "\\s+$" && dialect == RegexDialect::kOniguruma) {
     return absl::StrCat("(?<![", kSpaceRanges, "])[", kSpaceRanges, "]++(?m:$)");
   }
   return Translator(pattern, dialect).Run();
 }
 
-}  // namespace tandem::model
+}  // namespace tandem::text

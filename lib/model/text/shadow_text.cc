@@ -5,10 +5,11 @@
 #include "lib/model/text/unicode_newcomers.h"
 #include "lib/model/text/utf8.h"
 
-namespace tandem::model {
+namespace tandem::text {
 namespace {
 
-// No newcomer lies between these two rows of the table; CJK and Hangul text, which does, skips the search.
+// No newcomer lies between these two rows of the table; CJK and Hangul text, which does, skips the
+// search.
 constexpr char32_t kQuietFirst = 0x31F0, kQuietLast = 0xA7CA;
 
 // The stand-in for `c`, or `c`.
@@ -42,4 +43,4 @@ std::string_view ShadowText(std::string_view text, std::string* storage) {
   return copied ? std::string_view(*storage) : text;
 }
 
-}  // namespace tandem::model
+}  // namespace tandem::text

@@ -4,10 +4,10 @@
 #include <string>
 #include <string_view>
 
-namespace tandem::model {
+namespace tandem::text {
 
-// `text` must be well-formed UTF-8. Returns `text` itself when it holds no newcomer, else a copy kept in `storage`, equal
-// in length, with the newcomers replaced.
+// `text` must be well-formed UTF-8. Returns `text` itself when it holds no newcomer, else a copy
+// kept in `storage`, equal in length, with the newcomers replaced.
 std::string_view ShadowText(std::string_view text, std::string* storage);
 
-}  // namespace tandem::model
+}  // namespace tandem::text

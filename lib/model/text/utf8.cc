@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace tandem::model {
+namespace tandem::text {
 namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
@@ -12,7 +12,8 @@ struct LeadRule {
   uint8_t second_min, second_max;  // the later bytes are always 80..BF
 };
 
-// Unicode 15, table 3-7: the second byte carries every restriction (overlong, surrogate, above U+10FFFF).
+// Unicode 15, table 3-7: the second byte carries every restriction (overlong, surrogate, above
+// U+10FFFF).
 LeadRule RuleOf(uint8_t lead) {
   if (lead >= 0xC2 && lead <= 0xDF) return {1, 0x80, 0xBF};
   if (lead == 0xE0) return {2, 0xA0, 0xBF};
@@ -100,8 +101,8 @@ std::string EncodeUtf8(const std::vector<char32_t>& code_points, size_t begin, s
 
 bool IsUnicodeSpace(char32_t c) {
   return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
-         c == 0x205F || c == 0x3000;
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
 }
 
-}  // namespace tandem::model
+}  // namespace tandem::text

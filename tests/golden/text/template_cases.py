@@ -1,0 +1,2 @@
+def render_all(v3_template):
+    return []
