@@ -32,6 +32,8 @@ class MemberAgent {
   virtual std::shared_ptr<const membership::v1::Placement> placement() const = 0;
   // Asks for the table now; waits up to `wait_max` for one with an epoch above `epoch_seen`. True when there is one.
   virtual bool RefreshPlacement(uint64_t epoch_seen, absl::Duration wait_max) = 0;
+  // Why the coordinator does not take this worker (another model, a bad registration); OK otherwise. It keeps being asked.
+  virtual absl::Status refusal() const = 0;
 };
 
 }  // namespace tandem::rpc
