@@ -62,18 +62,18 @@ absl::Status ValidateRouting(const ModelConfig& c, const std::string& file) {
     return Invalid(file, absl::StrFormat("topk_group must be at most n_group = %d, found %d",
                                          c.n_group, c.topk_group));
   const int64_t group_size = c.n_routed_experts / c.n_group;
-  if (c.num_experts_per_tok > c.topk_group * group_size)
-    return Invalid(
-        file,
-        absl::StrFormat("num_experts_per_tok must be at most the %d experts of topk_group = %d "
-                        "groups, found %d",
-                        c.topk_group * group_size, c.topk_group, c.num_experts_per_tok));
   // V3 ranks a group by its two best experts.
   if (c.topk_method == TopkMethod::kNoAuxTc && c.n_group > 1 && group_size < 2)
     return Invalid(file,
                    absl::StrFormat(
                        "noaux_tc routing needs groups of at least 2 experts, found %d groups of %d",
                        c.n_group, group_size));
+  if (c.num_experts_per_tok > c.topk_group * group_size)
+    return Invalid(
+        file,
+        absl::StrFormat("num_experts_per_tok must be at most the %d experts of topk_group = %d "
+                        "groups, found %d",
+                        c.topk_group * group_size, c.topk_group, c.num_experts_per_tok));
   return absl::OkStatus();
 }
 

@@ -109,16 +109,19 @@ absl::Status ReadRouting(const JsonFields& json, ModelConfig& config) {
   if (config.n_routed_experts == 0) return absl::OkStatus();
   for (const char* key : {"moe_intermediate_size", "num_experts_per_tok", "first_k_dense_replace"})
     TANDEM_RETURN_IF_ERROR(ReadRequiredInt(json, key, config));
-  for (const char* key : {"n_shared_experts", "n_group", "topk_group"})
-    TANDEM_RETURN_IF_ERROR(ReadOptionalInt(json, key, config));
+  TANDEM_RETURN_IF_ERROR(ReadOptionalInt(json, "n_shared_experts", config));
+  // V2 leaves these out when it does not use them; for V3's routing the defaults of reading
+  // programs differ.
+  for (const char* key : {"n_group", "topk_group"})
+    TANDEM_RETURN_IF_ERROR(IsV2(config) ? ReadOptionalInt(json, key, config)
+                                        : ReadRequiredInt(json, key, config));
   TANDEM_RETURN_IF_ERROR(ReadScoring(json, config));
   // Greedy looks at all experts, and one group is no grouping: one spelling for both.
   if (config.topk_method == TopkMethod::kGreedy) config.n_group = config.topk_group = 1;
   if (config.topk_method == TopkMethod::kGroupLimitedGreedy && config.n_group == 1)
     config.topk_method = TopkMethod::kGreedy;
   TANDEM_ASSIGN_OR_RETURN(config.norm_topk_prob, json.BoolOr("norm_topk_prob", !IsV2(config)));
-  TANDEM_ASSIGN_OR_RETURN(config.routed_scaling_factor,
-                          json.NumberOr("routed_scaling_factor", 1.0));
+  TANDEM_ASSIGN_OR_RETURN(config.routed_scaling_factor, json.Number("routed_scaling_factor"));
   return absl::OkStatus();
 }
 
