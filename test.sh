@@ -83,11 +83,16 @@ step_live() {
 
 declare -a TIMES=() FAILED=()
 
-# Runs one step in a subshell with errexit, so that its first failing command ends it.
+# Runs one step in a subshell with errexit, so that its first failing command ends it. (Bash ignores errexit inside
+# anything joined by || or &&, hence the plain call.)
 run_step() {
-  local name="$1" start=$SECONDS result=ok
+  local name="$1" start=$SECONDS result=ok code
   say "step $name"
-  (set -euo pipefail; "step_$name") || result=FAILED
+  set +e
+  (set -euo pipefail; "step_$name")
+  code=$?
+  set -e
+  [[ "$code" == 0 ]] || result=FAILED
   TIMES+=("$(printf '%-11s %6s s  %s' "$name" "$((SECONDS - start))" "$result")")
   [[ "$result" == ok ]] || FAILED+=("$name")
 }

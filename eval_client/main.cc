@@ -1,0 +1,127 @@
+// tandem-eval: asks a served model exam questions and says, with statistics, how well it answers.
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "eval_client/run.h"
+#include "lib/base/program.h"
+
+namespace tandem::eval {
+namespace {
+
+constexpr char kUsage[] =
+    "tandem-eval asks a served model exam questions and says how well it answers.\n\n"
+    "  tandem-eval run --suite quiz --endpoint HOST:PORT   asks and prints the result table\n"
+    "  tandem-eval report FOLDER [--against FOLDER]        prints the table of a stored run\n\n"
+    "tandem-eval run --help and tandem-eval report --help list the flags.\n";
+
+constexpr char kRunExamples[] =
+    "  tandem-eval run --suite quiz --endpoint 127.0.0.1:50051\n"
+    "  tandem-eval run --suite mmlu --data mmlu/test --max-tokens 512 --out runs/q4\n"
+    "  tandem-eval run --suite mmlu --data mmlu/test --max-tokens 512 --out runs/q4 --resume\n"
+    "  tandem-eval run --suite quiz --temperature 0 --fail-under 70 --json\n\n"
+    "Exit codes: 0 done, 1 a question failed or the run broke off, 2 could not start, 5 score "
+    "below\n"
+    "--fail-under, 130 interrupted (the journal is kept, --resume goes on).";
+
+constexpr char kReportExamples[] =
+    "  tandem-eval report runs/q4\n"
+    "  tandem-eval report runs/q4 --against runs/bf16";
+
+void AddSuiteOptions(CLI::App& app, RunOptions& options) {
+  app.add_option("--suite", options.suite, "mmlu or quiz")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"mmlu", "quiz"}));
+  // Not from the environment: TANDEM_DATA there means the folder of test data.
+  app.add_option("--data", options.data,
+                 "mmlu: folder of the official *_test.csv files; quiz: a JSON Lines file "
+                 "(default models/quiz/quiz_test.jsonl)")
+      ->configurable(false);
+  app.add_option("--limit", options.limit, "Only the first so many questions (mmlu: 1000 if unset)")
+      ->check(CLI::PositiveNumber);
+}
+
+void AddAskingOptions(CLI::App& app, RunOptions& options) {
+  app.add_option("--endpoint", options.endpoint, "Coordinator, host:port")->capture_default_str();
+  app.add_option("--concurrency", options.concurrency, "Questions in flight")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--max-tokens", options.max_tokens, "Most tokens per answer")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--temperature", options.temperature, "0 is greedy")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 2.0));
+  app.add_option("--seed", options.seed, "Seed of the run; each question derives its own")
+      ->capture_default_str();
+  app.add_option("--ready-wait-s", options.ready_wait_s, "Seconds to wait for a ready model")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 86400.0));
+  app.add_option("--question-timeout-s", options.question_timeout_s,
+                 "Seconds per question, all attempts together")
+      ->capture_default_str()
+      ->check(CLI::Range(0.1, 86400.0));
+}
+
+void AddResultOptions(CLI::App& app, RunOptions& options) {
+  app.add_option("--out", options.out,
+                 "Folder for journal and manifest (default eval_runs/<suite>-<time>)");
+  app.add_flag("--resume", options.resume, "Go on with the run in --out; asks nothing twice");
+  app.add_flag("--json", options.json, "Print the result as JSON");
+  app.add_option("--fail-under", options.fail_under_percent, "Exit 5 below this percentage")
+      ->check(CLI::Range(0.0, 100.0));
+}
+
+int RunMain(int argc, char** argv, const std::string& command_line) {
+  RunOptions options;
+  CLI::App app("Asks a served model the questions of a suite and prints a table.",
+               "tandem-eval run");
+  AddSuiteOptions(app, options);
+  AddAskingOptions(app, options);
+  AddResultOptions(app, options);
+  base::AddStandardOptions(app, kRunExamples);
+  const int code = base::ParseOrExitCode(app, argc, argv);
+  if (code >= 0) return code;
+  base::InstallStopSignals();
+  return RunSuite(options, command_line);
+}
+
+int ReportMain(int argc, char** argv) {
+  ReportOptions options;
+  CLI::App app("Prints the table of a stored run, judged anew from its raw answers.",
+               "tandem-eval report");
+  app.add_option("folder", options.folder, "Folder of the run")->required();
+  app.add_option("--against", options.baseline,
+                 "Folder of another run over the same questions, to compare with");
+  app.add_flag("--json", options.json, "Print the result as JSON");
+  base::AddStandardOptions(app, kReportExamples);
+  const int code = base::ParseOrExitCode(app, argc, argv);
+  return code >= 0 ? code : ReportRun(options);
+}
+
+int Main(int argc, char** argv) {
+  const std::string command = argc > 1 ? argv[1] : "";
+  if (command == "run") {
+    return RunMain(argc - 1, argv + 1, absl::StrJoin(argv, argv + argc, " "));
+  }
+  if (command == "report") return ReportMain(argc - 1, argv + 1);
+  if (command == "--help" || command == "-h") {
+    std::fputs(kUsage, stdout);
+    return 0;
+  }
+  if (command == "--version") {
+    std::printf("tandem-eval %s\n", base::VersionString().c_str());
+    return 0;
+  }
+  std::fprintf(stderr, "tandem-eval: expected the command run or report, found '%s' (try --help)\n",
+               command.c_str());
+  return base::kExitCannotStart;
+}
+
+}  // namespace
+}  // namespace tandem::eval
+
+int main(int argc, char** argv) { return tandem::eval::Main(argc, argv); }

@@ -1,0 +1,177 @@
+#include "eval_client/report/journal.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "lib/base/clock.h"
+#include "lib/base/mapped_file.h"
+#include "lib/base/status_macros.h"
+#include "nlohmann/json.hpp"
+
+namespace tandem::eval {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string FinishName(Finish finish) {
+  return finish == Finish::kStop ? "stop" : finish == Finish::kLength ? "length" : "";
+}
+
+Finish FinishNamed(const std::string& name) {
+  return name == "stop" ? Finish::kStop : name == "length" ? Finish::kLength : Finish::kUnknown;
+}
+
+// Reads the keys of one object; the first wrong one is remembered.
+class Fields {
+ public:
+  explicit Fields(const Json& object) : object_(object) {}
+
+  std::string String(const char* key) {
+    return Good(key, Has(key) && object_[key].is_string()) ? object_[key].get<std::string>() : "";
+  }
+  uint64_t Unsigned(const char* key) {
+    return Good(key, Has(key) && object_[key].is_number_unsigned()) ? object_[key].get<uint64_t>()
+                                                                    : 0;
+  }
+  double Number(const char* key) {
+    return Good(key, Has(key) && object_[key].is_number()) ? object_[key].get<double>() : 0.0;
+  }
+  absl::Status status() const { return status_; }
+
+ private:
+  bool Has(const char* key) const { return object_.is_object() && object_.contains(key); }
+  bool Good(const char* key, bool good) {
+    if (!good && status_.ok()) {
+      status_ = absl::InvalidArgumentError(absl::StrCat("key '", key, "' is missing or wrong"));
+    }
+    return good;
+  }
+
+  const Json& object_;
+  absl::Status status_;
+};
+
+absl::Status ErrnoStatus(const std::string& what, const std::string& path) {
+  return absl::ErrnoToStatus(errno, absl::StrCat(what, " ", path));
+}
+
+}  // namespace
+
+std::string RecordToJsonLine(const Record& record) {
+  const Answer& answer = record.answer;
+  Json json = {{"id", record.id},
+               {"subject", record.subject},
+               {"gold", std::string(1, record.gold)},
+               {"seed", record.seed},
+               {"code", static_cast<unsigned>(answer.status.code())},
+               {"error", std::string(answer.status.message())},
+               {"text", answer.text},
+               {"finish", FinishName(answer.finish)},
+               {"prompt_tokens", answer.prompt_tokens},
+               {"completion_tokens", answer.completion_tokens},
+               {"queue_us", answer.queue_us},
+               {"first_token_us", answer.first_token_us},
+               {"total_us", answer.total_us},
+               {"wall_ms", absl::ToDoubleMilliseconds(answer.wall)},
+               {"attempts", static_cast<unsigned>(answer.attempts)}};
+  // A server's text is UTF-8 by contract; should it not be, U+FFFD beats an exception.
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+absl::StatusOr<Record> RecordFromJson(const std::string& line) {
+  const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) return absl::InvalidArgumentError("not JSON");
+  Fields fields(json);
+  Record record;
+  record.id = fields.String("id");
+  record.subject = fields.String("subject");
+  const std::string gold = fields.String("gold");
+  record.seed = fields.Unsigned("seed");
+  Answer& answer = record.answer;
+  const auto code = static_cast<absl::StatusCode>(fields.Unsigned("code"));
+  answer.status = absl::Status(code, fields.String("error"));
+  answer.text = fields.String("text");
+  answer.finish = FinishNamed(fields.String("finish"));
+  answer.prompt_tokens = static_cast<uint32_t>(fields.Unsigned("prompt_tokens"));
+  answer.completion_tokens = static_cast<uint32_t>(fields.Unsigned("completion_tokens"));
+  answer.queue_us = fields.Unsigned("queue_us");
+  answer.first_token_us = fields.Unsigned("first_token_us");
+  answer.total_us = fields.Unsigned("total_us");
+  answer.wall = absl::Milliseconds(fields.Number("wall_ms"));
+  answer.attempts = static_cast<int>(fields.Unsigned("attempts"));
+  TANDEM_RETURN_IF_ERROR(fields.status());
+  if (gold.size() != 1) return absl::InvalidArgumentError("key 'gold' is missing or wrong");
+  record.gold = gold[0];
+  return record;
+}
+
+absl::StatusOr<JournalContents> ReadJournal(const std::string& path) {
+  TANDEM_ASSIGN_OR_RETURN(base::MappedFile file, base::MappedFile::Open(path));
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
+                              file.bytes().size());
+  JournalContents contents;
+  for (int number = 1; contents.good_bytes < text.size(); ++number) {
+    const size_t end = text.find('\n', contents.good_bytes);
+    if (end == std::string_view::npos) {
+      contents.torn = true;
+      break;
+    }
+    auto record =
+        RecordFromJson(std::string(text.substr(contents.good_bytes, end - contents.good_bytes)));
+    if (!record.ok() && end + 1 < text.size()) {
+      return absl::DataLossError(
+          absl::StrFormat("%s line %d: %s", path, number, std::string(record.status().message())));
+    }
+    if (!record.ok()) {
+      contents.torn = true;
+      break;
+    }
+    contents.records.push_back(*std::move(record));
+    contents.good_bytes = end + 1;
+  }
+  return contents;
+}
+
+absl::StatusOr<JournalWriter> JournalWriter::Open(const std::string& path, uint64_t good_bytes) {
+  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (fd < 0) return ErrnoStatus("cannot open", path);
+  JournalWriter writer(path, fd);
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    return absl::FailedPreconditionError(absl::StrCat(path, " is being written by another run"));
+  }
+  if (ftruncate(fd, static_cast<off_t>(good_bytes)) != 0) return ErrnoStatus("cannot cut", path);
+  return writer;
+}
+
+JournalWriter::JournalWriter(JournalWriter&& other) noexcept
+    : path_(std::move(other.path_)),
+      fd_(std::exchange(other.fd_, -1)),
+      synced_at_(other.synced_at_) {}
+
+JournalWriter::~JournalWriter() {
+  if (fd_ < 0) return;
+  fdatasync(fd_);
+  close(fd_);
+}
+
+absl::Status JournalWriter::Append(const Record& record) {
+  const std::string line = RecordToJsonLine(record);
+  const ssize_t written = write(fd_, line.data(), line.size());
+  if (written < 0) return ErrnoStatus("cannot write", path_);
+  if (static_cast<size_t>(written) != line.size()) {
+    return absl::ResourceExhaustedError(absl::StrCat("cannot write all of a record to ", path_));
+  }
+  const absl::Duration now = base::RealClock().Monotonic();
+  if (now - synced_at_ < absl::Seconds(1)) return absl::OkStatus();
+  synced_at_ = now;
+  return fdatasync(fd_) == 0 ? absl::OkStatus() : ErrnoStatus("cannot sync", path_);
+}
+
+}  // namespace tandem::eval

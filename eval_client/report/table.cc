@@ -1,0 +1,219 @@
+#include "eval_client/report/table.h"
+
+#include <algorithm>
+#include <unordered_map>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "eval_client/report/tally.h"
+#include "eval_client/stats/mcnemar.h"
+#include "eval_client/stats/wilson.h"
+#include "lib/base/status_macros.h"
+#include "nlohmann/json.hpp"
+
+namespace tandem::eval {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+AnswerParser HeadlineParser(const Manifest& manifest) {
+  for (AnswerParser parser : AllParsers()) {
+    if (ParserName(parser) == manifest.headline_parser) return parser;
+  }
+  return AnswerParser::kStrict;
+}
+
+// The suite's own parser first.
+std::vector<AnswerParser> ParsersToShow(const Manifest& manifest) {
+  std::vector<AnswerParser> parsers = AllParsers();
+  std::stable_partition(parsers.begin(), parsers.end(),
+                        [&](AnswerParser p) { return p == HeadlineParser(manifest); });
+  return parsers;
+}
+
+size_t NameWidth(const Tally& tally) {
+  size_t width = std::string("total (first_char)").size();
+  for (const auto& [subject, counts] : tally.subjects) width = std::max(width, subject.size());
+  return width;
+}
+
+std::string Row(const std::string& name, size_t width, const Counts& counts) {
+  const Interval interval = WilsonInterval95(counts.correct, counts.answered());
+  return absl::StrFormat("%-*s %6d %8d %6.1f   %5.1f .. %5.1f %6d %9d %10d %7d\n",
+                         static_cast<int>(width), name, counts.answered(), counts.correct,
+                         counts.percent(), 100.0 * interval.low, 100.0 * interval.high,
+                         counts.wrong, counts.unparsed, counts.truncated, counts.failed);
+}
+
+std::string Head(const Manifest& manifest) {
+  const auto& model = manifest.model;
+  return absl::StrFormat(
+      "suite %s, %d questions   model %s (%s)   experts %s, %s, attention %s\n"
+      "temperature %g, at most %d tokens, seed %d   %d CPU and %d GPU workers   digest %s\n",
+      manifest.suite, manifest.questions, model.name(), model.model_type(), model.expert_formats(),
+      model.precision(), model.attention(), manifest.temperature, manifest.max_tokens,
+      manifest.seed, model.cpu_workers_ready(), model.gpu_workers_ready(),
+      model.digest().substr(0, 16));
+}
+
+struct Speed {
+  int64_t asked = 0;
+  int64_t prompt_tokens = 0;
+  int64_t completion_tokens = 0;
+  double wall_s = 0.0;
+  double per_second(int64_t count) const { return wall_s > 0.0 ? count / wall_s : 0.0; }
+};
+
+Speed TotalSpeed(const Manifest& manifest) {
+  Speed speed;
+  for (const Session& session : manifest.sessions) {
+    speed.asked += session.asked;
+    speed.prompt_tokens += session.prompt_tokens;
+    speed.completion_tokens += session.completion_tokens;
+    speed.wall_s += session.wall_s;
+  }
+  return speed;
+}
+
+std::string SpeedLine(const Manifest& manifest) {
+  const Speed speed = TotalSpeed(manifest);
+  return absl::StrFormat(
+      "%d questions in %.1f s: %.2f questions/s, %.1f generated tokens/s, %.1f prompt tokens/s, "
+      "%d at a time\n",
+      speed.asked, speed.wall_s, speed.per_second(speed.asked),
+      speed.per_second(speed.completion_tokens), speed.per_second(speed.prompt_tokens),
+      manifest.concurrency);
+}
+
+std::string Warnings(const Manifest& manifest, size_t recorded, const Counts& total) {
+  std::string warnings;
+  if (total.failed > 0) {
+    absl::StrAppendFormat(&warnings,
+                          "%d questions failed and are in no score; --resume asks them again\n",
+                          total.failed);
+  }
+  if (static_cast<int64_t>(recorded) < manifest.questions) {
+    absl::StrAppendFormat(&warnings, "%d of %d questions were not asked\n",
+                          manifest.questions - static_cast<int64_t>(recorded), manifest.questions);
+  }
+  if (total.truncated > 0) {
+    absl::StrAppendFormat(&warnings, "%d answers were cut off at %d tokens and are not right\n",
+                          total.truncated, manifest.max_tokens);
+  }
+  return warnings;
+}
+
+Json CountsToJson(const Counts& counts) {
+  const Interval interval = WilsonInterval95(counts.correct, counts.answered());
+  return {{"answered", counts.answered()},
+          {"correct", counts.correct},
+          {"percent", counts.percent()},
+          {"percent_low95", 100.0 * interval.low},
+          {"percent_high95", 100.0 * interval.high},
+          {"wrong", counts.wrong},
+          {"unparsed", counts.unparsed},
+          {"truncated", counts.truncated},
+          {"failed", counts.failed}};
+}
+
+struct Paired {
+  int64_t both = 0;
+  int64_t only_this = 0;
+  int64_t only_baseline = 0;
+  int64_t neither = 0;
+  int64_t left_out = 0;
+  int64_t compared() const { return both + only_this + only_baseline + neither; }
+};
+
+Paired PairUp(const std::vector<Record>& records, const std::vector<Record>& baseline,
+              AnswerParser parser) {
+  std::unordered_map<std::string, Outcome> baseline_outcome;
+  for (const Record& record : baseline) baseline_outcome[record.id] = Judge(record, parser);
+  Paired paired;
+  for (const Record& record : records) {
+    const auto other = baseline_outcome.find(record.id);
+    const Outcome outcome = Judge(record, parser);
+    if (outcome == Outcome::kFailed || other == baseline_outcome.end() ||
+        other->second == Outcome::kFailed) {
+      ++paired.left_out;
+      continue;
+    }
+    const bool right = outcome == Outcome::kCorrect;
+    const bool right_before = other->second == Outcome::kCorrect;
+    ++(right ? (right_before ? paired.both : paired.only_this)
+             : (right_before ? paired.only_baseline : paired.neither));
+  }
+  return paired;
+}
+
+}  // namespace
+
+double HeadlinePercent(const Manifest& manifest, const std::vector<Record>& records) {
+  return CountOutcomes(records, HeadlineParser(manifest)).total.percent();
+}
+
+std::string RenderTable(const Manifest& manifest, const std::vector<Record>& records) {
+  const AnswerParser headline = HeadlineParser(manifest);
+  const Tally tally = CountOutcomes(records, headline);
+  const size_t width = NameWidth(tally);
+  std::string table = Head(manifest) + "\n";
+  absl::StrAppendFormat(&table, "%-*s %6s %8s %6s   %14s %6s %9s %10s %7s\n",
+                        static_cast<int>(width), "subject", "n", "correct", "%", "95 % interval",
+                        "wrong", "unparsed", "truncated", "failed");
+  for (const auto& [subject, counts] : tally.subjects) table += Row(subject, width, counts);
+  table += std::string(width + 73, '-') + "\n";
+  for (AnswerParser parser : ParsersToShow(manifest)) {
+    const std::string name =
+        parser == headline ? "total" : absl::StrCat("total (", ParserName(parser), ")");
+    table += Row(name, width, CountOutcomes(records, parser).total);
+  }
+  absl::StrAppend(&table, "\nAnswers are read by the rule ", ParserName(headline),
+                  "; n counts answered questions, the interval is Wilson's.\n", SpeedLine(manifest),
+                  Warnings(manifest, records.size(), tally.total));
+  return table;
+}
+
+std::string RenderJson(const Manifest& manifest, const std::vector<Record>& records) {
+  const Tally tally = CountOutcomes(records, HeadlineParser(manifest));
+  const Speed speed = TotalSpeed(manifest);
+  Json json = {{"manifest", Json::parse(ManifestToJson(manifest))},
+               {"total", CountsToJson(tally.total)},
+               {"recorded", records.size()}};
+  for (const auto& [subject, counts] : tally.subjects) {
+    json["subjects"][subject] = CountsToJson(counts);
+  }
+  for (AnswerParser parser : AllParsers()) {
+    json["by_parser"][ParserName(parser)] = CountsToJson(CountOutcomes(records, parser).total);
+  }
+  json["speed"] = {{"wall_s", speed.wall_s},
+                   {"questions_per_s", speed.per_second(speed.asked)},
+                   {"generated_tokens_per_s", speed.per_second(speed.completion_tokens)},
+                   {"prompt_tokens_per_s", speed.per_second(speed.prompt_tokens)}};
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+absl::StatusOr<std::string> RenderComparison(const Manifest& manifest,
+                                             const std::vector<Record>& records,
+                                             const Manifest& baseline,
+                                             const std::vector<Record>& baseline_records) {
+  if (manifest.prompts_sha256 != baseline.prompts_sha256) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("expected two runs over the same questions, found ", manifest.suite, " ",
+                     manifest.prompts_sha256.substr(0, 16), " and ", baseline.suite, " ",
+                     baseline.prompts_sha256.substr(0, 16)));
+  }
+  const Paired paired = PairUp(records, baseline_records, HeadlineParser(manifest));
+  const double n = std::max<double>(1.0, static_cast<double>(paired.compared()));
+  return absl::StrFormat(
+      "compared question by question with experts %s, %s, attention %s: %d questions, %d left out\n"
+      "this run %.1f %%, baseline %.1f %%, difference %+.1f points\n"
+      "right in both %d, in this run alone %d, in the baseline alone %d, in neither %d\n"
+      "McNemar's exact test: p = %.4f (chance of a split this uneven between equals)\n",
+      baseline.model.expert_formats(), baseline.model.precision(), baseline.model.attention(),
+      paired.compared(), paired.left_out, 100.0 * (paired.both + paired.only_this) / n,
+      100.0 * (paired.both + paired.only_baseline) / n,
+      100.0 * (paired.only_this - paired.only_baseline) / n, paired.both, paired.only_this,
+      paired.only_baseline, paired.neither, McNemarExactP(paired.only_this, paired.only_baseline));
+}
+
+}  // namespace tandem::eval

@@ -1,0 +1,44 @@
+// From records to counts. Every question is in exactly one of correct, wrong, unparsed, truncated
+// and failed, so that no kind of trouble hides in another.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "eval_client/report/journal.h"
+#include "eval_client/suites/answer_parser.h"
+
+namespace tandem::eval {
+
+enum class Outcome { kCorrect, kWrong, kUnparsed, kTruncated, kFailed };
+
+struct Counts {
+  int64_t correct = 0;
+  int64_t wrong = 0;      // finished, one of the four letters, not the right one
+  int64_t unparsed = 0;   // finished, but no letter by this parser
+  int64_t truncated = 0;  // cut off at max_tokens and not correct
+  int64_t failed = 0;     // never answered; in no share and no interval
+
+  int64_t answered() const { return correct + wrong + unparsed + truncated; }
+  // correct / answered in percent; 0 without answers.
+  double percent() const;
+  void Add(Outcome outcome);
+};
+
+struct Tally {
+  std::map<std::string, Counts> subjects;
+  Counts total;
+};
+
+Outcome Judge(const Record& record, AnswerParser parser);
+
+// The last record of each id, in order of first appearance: a question asked again after it failed
+// counts once.
+std::vector<Record> LatestRecords(const std::vector<Record>& records);
+
+// `records` must not repeat an id.
+Tally CountOutcomes(const std::vector<Record>& records, AnswerParser parser);
+
+}  // namespace tandem::eval
