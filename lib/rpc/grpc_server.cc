@@ -1,5 +1,6 @@
 #include "lib/rpc/grpc_server.h"
 
+#include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -11,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "lib/base/log.h"
 #include "lib/rpc/address.h"
 
 namespace tandem::rpc {
@@ -42,10 +44,19 @@ class ServiceNamesOption final : public grpc::ServerBuilderOption {
   std::shared_ptr<std::vector<std::string>> names_;
 };
 
-// Both are switches of the process and must come before the first builder.
-void EnableHealthAndReflection() {
+// True while this thread binds a port: the failure is returned as a status, and the library's own essay about it is noise.
+thread_local bool binding = false;
+
+void LogOfGrpc(gpr_log_func_args* args) {
+  if (args->severity != GPR_LOG_SEVERITY_ERROR || binding) return;
+  base::LogWarning("grpc", {{"message", args->message}, {"file", args->file}, {"line", args->line}});
+}
+
+// Switches of the process; they must come before the first builder.
+void SetUpLibrary() {
   static std::once_flag once;
   std::call_once(once, [] {
+    gpr_set_log_function(LogOfGrpc);
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   });
@@ -91,14 +102,16 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     if (!parsed.ok()) return parsed.status();
     address = *parsed;
   }
-  EnableHealthAndReflection();
+  SetUpLibrary();
   auto impl = std::make_unique<Impl>();
   grpc::ServerBuilder builder;
   SetArguments(&builder);
   builder.SetOption(std::make_unique<ServiceNamesOption>(impl->service_names));
   builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &impl->port);
   for (grpc::Service* service : services) builder.RegisterService(service);
+  binding = true;
   impl->server = builder.BuildAndStart();
+  binding = false;
   if (impl->server == nullptr || impl->port == 0) {
     return absl::UnavailableError(
         absl::StrCat("cannot listen on ", listen, " (is another program using the port?)"));
