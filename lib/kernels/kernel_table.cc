@@ -11,14 +11,16 @@
 namespace tandem::kernels {
 namespace {
 
+// `table` may be called on a processor that supports it only: even filling it in may use wide registers.
 struct Candidate {
+  const char* isa;
   const KernelTable* (*table)();
   bool supported;
 };
 
 // Every table of this build, slowest first.
 std::vector<Candidate> Candidates() {
-  std::vector<Candidate> all = {{&ScalarTable, true}};
+  std::vector<Candidate> all = {{"scalar", &ScalarTable, true}};
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
@@ -26,9 +28,10 @@ std::vector<Candidate> Candidates() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
-  all.push_back({&Avx2Table, avx2});
-  all.push_back({&Avx512Table, avx512});
-  all.push_back({&Avx512VnniTable, avx512 && __builtin_cpu_supports("avx512vnni")});
+  all.push_back({"avx2", &Avx2Table, avx2});
+  all.push_back({"avx512", &Avx512Table, avx512});
+  all.push_back({"avx512_vnni", &Avx512VnniTable,
+                 avx512 && __builtin_cpu_supports("avx512vnni")});
 #endif
   return all;
 }
@@ -55,13 +58,12 @@ absl::StatusOr<const KernelTable*> FindTable(std::string_view isa) {
   if (isa.empty()) return SupportedTables().back();
   std::string known;
   for (const Candidate& candidate : Candidates()) {
-    const KernelTable* table = candidate.table();
-    if (isa == table->isa) {
-      if (candidate.supported) return table;
-      return absl::FailedPreconditionError(
-          absl::StrCat("instruction set \"", table->isa, "\" is not supported by this processor"));
+    if (isa == candidate.isa) {
+      if (candidate.supported) return candidate.table();
+      return absl::FailedPreconditionError(absl::StrCat("instruction set \"", candidate.isa,
+                                                        "\" is not supported by this processor"));
     }
-    absl::StrAppend(&known, known.empty() ? "" : ", ", table->isa);
+    absl::StrAppend(&known, known.empty() ? "" : ", ", candidate.isa);
   }
   return absl::InvalidArgumentError(absl::StrCat("unknown instruction set \"", std::string(isa),
                                                  "\", expected one of: ", known));

@@ -8,11 +8,17 @@
 
 #include "absl/status/statusor.h"
 #include "lib/kernels/linear.h"
+#include "lib/kernels/quant.h"
+#include "lib/tensor/dtype.h"
 
 namespace tandem::kernels {
 
 // Rows of x that a float linear kernel widens at a time; no instruction set has a larger register tile.
 inline constexpr int kLinearTileRowsMax = 6;
+
+// Unpacks one row of `cols` weights (a multiple of the format's block) at an even address `src`. Only the first `cols` values are
+// written: UnpackWeights in weights.h pads.
+using UnpackRow = void (*)(const std::byte* src, int64_t cols, const UnpackedRow& out);
 
 struct KernelTable {
   const char* isa = nullptr;  // "scalar", "avx2", "avx512", "avx512_vnni"
@@ -25,6 +31,21 @@ struct KernelTable {
   void (*exp_shifted)(const float* x, float shift, float* out, int64_t n) = nullptr;
   void (*swiglu)(const float* gate, const float* up, float* out, int64_t n) = nullptr;
   float (*sigmoid)(float x) = nullptr;
+
+  // Quantized weights; null for the float formats. See quant.h.
+  UnpackRow unpack[static_cast<int>(DType::kCount)] = {};
+  // x [n] f32, n a multiple of 32; pads `out` with zeros. A block holding a value that is not finite gets the scale NaN.
+  void (*quantize_row)(const float* x, int64_t n, const QuantRow& out) = nullptr;
+  void (*quant_dot)(const QuantDotArgs& args) = nullptr;
+  // out [cols] f32, bit-equal to DequantizeRow of lib/tensor/codec.h.
+  void (*dequantize_unpacked)(const UnpackedRow& row, bool has_mins, int64_t cols,
+                              float* out) = nullptr;
+  // Rows of f16 or bf16 to f32 (exact) and f32 to bf16 (nearest even).
+  void (*widen_f16)(const uint16_t* x, int64_t n, float* out) = nullptr;
+  void (*widen_bf16)(const uint16_t* x, int64_t n, float* out) = nullptr;
+  void (*narrow_bf16)(const float* x, int64_t n, uint16_t* out) = nullptr;
+  // False when a term lay outside the grid (expert_grid.h).
+  bool (*grid_add)(const GridAddArgs& args) = nullptr;
 };
 
 // Tables this machine can run, slowest ("scalar") first.

@@ -2,6 +2,35 @@
 // lanes.
 #include "lib/kernels/body/linear.inl"
 #include "lib/kernels/body/activation.inl"
+#include "lib/kernels/body/quant_dot.inl"
+#include "lib/kernels/body/unpack_small.inl"
+#include "lib/kernels/body/unpack_k.inl"
+#include "lib/kernels/body/unpack_i.inl"
+
+static void SetUnpackers(KernelTable* table) {
+  const auto set = [table](DType type, UnpackRow unpack) {
+    table->unpack[static_cast<int>(type)] = unpack;
+  };
+  set(DType::kQ8_0, &UnpackQ8_0);
+  set(DType::kQ4_0, &UnpackQ4_0);
+  set(DType::kQ4_1, &UnpackQ4_1);
+  set(DType::kQ5_0, &UnpackQ5_0);
+  set(DType::kQ5_1, &UnpackQ5_1);
+  set(DType::kQ2_K, &UnpackQ2_K);
+  set(DType::kQ3_K, &UnpackQ3_K);
+  set(DType::kQ4_K, &UnpackQ4_K);
+  set(DType::kQ5_K, &UnpackQ5_K);
+  set(DType::kQ6_K, &UnpackQ6_K);
+  set(DType::kIQ1_S, &UnpackIQ1_S);
+  set(DType::kIQ1_M, &UnpackIQ1_M);
+  set(DType::kIQ2_XXS, &UnpackIQ2_XXS);
+  set(DType::kIQ2_XS, &UnpackIQ2_XS);
+  set(DType::kIQ2_S, &UnpackIQ2_S);
+  set(DType::kIQ3_XXS, &UnpackIQ3_XXS);
+  set(DType::kIQ3_S, &UnpackIQ3_S);
+  set(DType::kIQ4_NL, &UnpackIQ4_NL);
+  set(DType::kIQ4_XS, &UnpackIQ4_XS);
+}
 
 static KernelTable MakeTable(const char* isa) {
   KernelTable table;
@@ -12,5 +41,13 @@ static KernelTable MakeTable(const char* isa) {
   table.exp_shifted = &ExpShiftedBody;
   table.swiglu = &SwiGluBody;
   table.sigmoid = &SigmoidBody;
+  table.quantize_row = &QuantizeRowBody;
+  table.quant_dot = &QuantDotBody;
+  table.dequantize_unpacked = &DequantizeUnpackedBody;
+  table.widen_f16 = &WidenF16Body;
+  table.widen_bf16 = &WidenBf16Body;
+  table.narrow_bf16 = &NarrowBf16Body;
+  table.grid_add = &GridAddBody;
+  SetUnpackers(&table);
   return table;
 }

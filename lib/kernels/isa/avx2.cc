@@ -3,8 +3,11 @@
 #include <cstdint>
 #include <immintrin.h>
 
+#include "lib/kernels/body/byte_masks.h"
 #include "lib/kernels/isa/lane_macros.h"
 #include "lib/kernels/isa/tables.h"
+#include "lib/tensor/blocks.h"
+#include "lib/tensor/iquant_grids.h"
 
 #define TANDEM_TARGET "avx2,fma,f16c"
 #include "lib/kernels/isa/target_begin.h"

@@ -3,14 +3,18 @@
 #include <cstdint>
 #include <immintrin.h>
 
+#include "lib/kernels/body/byte_masks.h"
 #include "lib/kernels/isa/lane_macros.h"
 #include "lib/kernels/isa/tables.h"
+#include "lib/tensor/blocks.h"
+#include "lib/tensor/iquant_grids.h"
 
 #define TANDEM_TARGET "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"
 #include "lib/kernels/isa/target_begin.h"
 
 namespace tandem::kernels::avx512_vnni {
 #include "lib/kernels/isa/lanes_avx512.inl"
+#include "lib/kernels/isa/dot_avx512_vnni.inl"
 #include "lib/kernels/body/all.inl"
 }  // namespace tandem::kernels::avx512_vnni
 

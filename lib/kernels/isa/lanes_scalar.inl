@@ -127,3 +127,74 @@ TANDEM_LANE float ReduceSum(const F32x16& a) {
   for (int l = 0; l < 2; ++l) t[l] = t[l] + t[l + 2];
   return t[0] + t[1];
 }
+
+// --- integer codes
+
+// Register tile of the quantized dot product: rows of x times rows of W.
+constexpr int kDotTileRows = 1;
+constexpr int kDotTileOuts = 1;
+
+struct WeightCodes {
+  const int8_t* p;
+};
+struct RowCodes {
+  const int8_t* p;
+};
+TANDEM_LANE WeightCodes LoadWeightCodes(const int8_t* p) { return {p}; }
+TANDEM_LANE RowCodes LoadRowCodes(const int8_t* p) { return {p}; }
+// Lane l: the exact sum of products 4l .. 4l+3, as f32.
+TANDEM_LANE F32x16 DotCodes(const WeightCodes& w, const RowCodes& x) {
+  F32x16 r;
+  for (int l = 0; l < 16; ++l) {
+    int32_t sum = 0;
+    for (int k = 4 * l; k < 4 * l + 4; ++k) sum += int32_t{w.p[k]} * int32_t{x.p[k]};
+    r.v[l] = static_cast<float>(sum);
+  }
+  return r;
+}
+// Lane l: p[l / 4].
+TANDEM_LANE F32x16 SpreadFour(const float* p) {
+  F32x16 r;
+  for (int l = 0; l < 16; ++l) r.v[l] = p[l / 4];
+  return r;
+}
+// Lane l: p[l / 8].
+TANDEM_LANE F32x16 SpreadTwo(const float* p) {
+  F32x16 r;
+  for (int l = 0; l < 16; ++l) r.v[l] = p[l / 8];
+  return r;
+}
+TANDEM_LANE float HalfToFloat(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
+  const uint32_t exponent = (half >> 10) & 31;
+  const uint32_t mantissa = half & 1023;
+  if (exponent == 0) {  // zero and subnormals: multiples of 2^-24
+    const float magnitude = static_cast<float>(mantissa) * 5.9604644775390625e-8f;
+    return BitsToFloat(FloatToBits(magnitude) | sign);
+  }
+  if (exponent == 31) {  // infinity; a NaN becomes quiet, as the instruction makes it
+    return BitsToFloat(sign | 0x7f800000u | (mantissa << 13) | (mantissa != 0 ? 0x400000u : 0));
+  }
+  return BitsToFloat(sign | ((exponent + 112) << 23) | (mantissa << 13));
+}
+TANDEM_LANE F32x16 LoadF16(const uint16_t* p) {
+  uint16_t raw[16];
+  __builtin_memcpy(raw, p, sizeof(raw));
+  F32x16 r;
+  for (int l = 0; l < 16; ++l) r.v[l] = HalfToFloat(raw[l]);
+  return r;
+}
+// The 32 levels of 32 nibbles: low nibbles are the first sixteen.
+TANDEM_LANE void StoreLevels(const int8_t* levels, const uint8_t* packed, int8_t* out) {
+  for (int k = 0; k < 16; ++k) {
+    out[k] = levels[packed[k] & 15];
+    out[k + 16] = levels[packed[k] >> 4];
+  }
+}
+// 32 bytes: those of four words, each byte plus the byte of `add` in its place (modulo 256).
+TANDEM_LANE void StoreWordsPlus(const uint64_t* words, const uint64_t* add, int8_t* out) {
+  uint8_t a[32], b[32];
+  __builtin_memcpy(a, words, 32);
+  __builtin_memcpy(b, add, 32);
+  for (int k = 0; k < 32; ++k) out[k] = static_cast<int8_t>(static_cast<uint8_t>(a[k] + b[k]));
+}

@@ -2,10 +2,11 @@
 #include <cstddef>
 #include <cstdint>
 
-
+#include "lib/kernels/body/byte_masks.h"
 #include "lib/kernels/isa/lane_macros.h"
 #include "lib/kernels/isa/tables.h"
-
+#include "lib/tensor/blocks.h"
+#include "lib/tensor/iquant_grids.h"
 
 namespace tandem::kernels::scalar {
 #include "lib/kernels/isa/lanes_scalar.inl"
