@@ -1,0 +1,31 @@
+// HostBackend: the forward pass on CPUs. It lets a cluster run where there is no GPU, and it is the
+// oracle of the CUDA kernels: the same roundings in the same places, every sum in one fixed order.
+//
+// bf16 precision: weights bf16; x, norm outputs, linear outputs, queries, cached keys and attention
+// outputs are rounded to bf16; sums, softmax, router and logits are f32. f32 precision: nothing is
+// rounded below f32.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "gpu_worker/backend/backend.h"
+#include "lib/model/model_weights.h"
+
+namespace tandem::gpu_worker {
+
+struct HostBackendOptions {
+  Precision precision = Precision::kBf16;
+  AttentionKernel attention = AttentionKernel::kFlash;
+  int64_t kv_pages = 64;
+  int64_t rows_max = 512;
+  int threads = 1;
+};
+
+// Converts the weights of all layers but the routed experts; `weights` is not needed afterwards.
+// Logs progress. UNIMPLEMENTED when a layer lacks what this backend needs.
+absl::StatusOr<std::unique_ptr<Backend>> MakeHostBackend(const ModelWeights& weights,
+                                                         const HostBackendOptions& options);
+
+}  // namespace tandem::gpu_worker

@@ -1,0 +1,113 @@
+#include "gpu_worker/backend/host/host_linear.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "gpu_worker/backend/host/bf16.h"
+#include "lib/base/check.h"
+#include "lib/kernels/linear.h"
+
+namespace tandem::gpu_worker {
+namespace {
+
+// Outputs per unit of work: small enough to share out a layer of a few hundred outputs, large
+// enough that one unit (64 rows of weights) costs far more than handing it over.
+constexpr int64_t kOutputGrain = 64;
+
+}  // namespace
+
+void PackBf16(const float* x, int64_t x_stride, int64_t rows, int64_t cols, uint16_t* out) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* src = x + r * x_stride;
+    uint16_t* dst = out + r * cols;
+    for (int64_t i = 0; i < cols; ++i) dst[i] = Bf16Bits(src[i]);
+  }
+}
+
+HostLinear::HostLinear(Precision precision, int64_t outputs, int64_t inputs,
+                       const std::function<void(int64_t, float*)>& row)
+    : precision_(precision), outputs_(outputs), inputs_(inputs) {
+  TANDEM_CHECK_GT(outputs, 0);
+  TANDEM_CHECK_GT(inputs, 0);
+  if (precision == Precision::kF32) {
+    f32_.resize(outputs * inputs);
+    for (int64_t i = 0; i < outputs; ++i) row(i, f32_.data() + i * inputs);
+    return;
+  }
+  bf16_.resize(outputs * inputs);
+  std::vector<float> values(inputs);
+  for (int64_t i = 0; i < outputs; ++i) {
+    row(i, values.data());
+    PackBf16(values.data(), inputs, 1, inputs, bf16_.data() + i * inputs);
+  }
+}
+
+HostLinear HostLinear::FromMatrix(Precision precision, const Matrix& matrix) {
+  return HostLinear(precision, matrix.rows(), matrix.cols(),
+                    [&](int64_t i, float* dst) { DequantizeMatrixRow(matrix, i, dst); });
+}
+
+int64_t HostLinear::size_bytes() const {
+  return static_cast<int64_t>(bf16_.size() * sizeof(uint16_t) + f32_.size() * sizeof(float));
+}
+
+void HostLinear::ReadRow(int64_t i, float* dst) const {
+  TANDEM_CHECK(i >= 0 && i < outputs_);
+  if (precision_ == Precision::kF32) {
+    std::memcpy(dst, f32_.data() + i * inputs_, inputs_ * sizeof(float));
+    return;
+  }
+  for (int64_t k = 0; k < inputs_; ++k) dst[k] = Bf16Value(bf16_[i * inputs_ + k]);
+}
+
+void HostLinear::ApplyRange(const void* packed_x, int64_t x_stride, int64_t rows, int64_t begin,
+                            int64_t end, bool round, float* y, int64_t y_stride) const {
+  const int64_t count = end - begin;
+  kernels::LinearArgs args{.x = packed_x,
+                           .x_stride = x_stride,
+                           .y = y,
+                           .y_stride = y_stride,
+                           .rows = rows,
+                           .cols = inputs_,
+                           .n_begin = 0,
+                           .n_end = count};
+  if (precision_ == Precision::kF32) {
+    args.w = f32_.data() + begin * inputs_;
+    kernels::LinearF32(args);
+    return;
+  }
+  args.w = bf16_.data() + begin * inputs_;
+  kernels::LinearBf16(args);
+  if (!round) return;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < count; ++i) y[r * y_stride + i] = RoundBf16(y[r * y_stride + i]);
+  }
+}
+
+void HostLinear::ApplyAll(base::ThreadPool& pool, LinearScratch& scratch, const float* x,
+                          int64_t x_stride, int64_t rows, bool round, float* y,
+                          int64_t y_stride) const {
+  if (rows == 0) return;
+  const void* packed = x;
+  if (precision_ == Precision::kBf16) {
+    scratch.x.resize(std::max<size_t>(scratch.x.size(), rows * inputs_));
+    PackBf16(x, x_stride, rows, inputs_, scratch.x.data());
+    packed = scratch.x.data();
+    x_stride = inputs_;
+  }
+  pool.ParallelFor(outputs_, kOutputGrain, [&](int64_t begin, int64_t end) {
+    ApplyRange(packed, x_stride, rows, begin, end, round, y + begin, y_stride);
+  });
+}
+
+void HostLinear::Apply(base::ThreadPool& pool, LinearScratch& scratch, const float* x,
+                       int64_t x_stride, int64_t rows, float* y, int64_t y_stride) const {
+  ApplyAll(pool, scratch, x, x_stride, rows, /*round=*/true, y, y_stride);
+}
+
+void HostLinear::ApplyUnrounded(base::ThreadPool& pool, LinearScratch& scratch, const float* x,
+                                int64_t x_stride, int64_t rows, float* y, int64_t y_stride) const {
+  ApplyAll(pool, scratch, x, x_stride, rows, /*round=*/false, y, y_stride);
+}
+
+}  // namespace tandem::gpu_worker

@@ -1,0 +1,60 @@
+// HostLinear: one linear layer's weights in the precision of the worker, and y = x W^T over all
+// threads. Whatever type the file holds is converted once, at load.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "gpu_worker/backend/backend.h"
+#include "lib/base/thread_pool.h"
+#include "lib/model/model_weights.h"
+
+namespace tandem::gpu_worker {
+
+// Scratch for packing inputs, one per backend; grows to the largest layer.
+struct LinearScratch {
+  std::vector<uint16_t> x;  // [rows, cols] bf16
+};
+
+class HostLinear {
+ public:
+  HostLinear() = default;
+  // Weights [outputs, inputs] filled by `row(i, dst)` for each output i, in f32; rounded to bf16 in
+  // bf16 precision.
+  HostLinear(Precision precision, int64_t outputs, int64_t inputs,
+             const std::function<void(int64_t, float*)>& row);
+  static HostLinear FromMatrix(Precision precision, const Matrix& matrix);
+
+  int64_t outputs() const { return outputs_; }
+  int64_t inputs() const { return inputs_; }
+  bool empty() const { return outputs_ == 0; }
+  int64_t size_bytes() const;
+  void ReadRow(int64_t i, float* dst) const;  // weights of output i as f32 [inputs]
+
+  // y[r * y_stride + i] for all outputs i and rows r, rounded to bf16 in bf16 precision. x: [rows]
+  // rows of `inputs` values, x_stride apart. Splits outputs over the pool.
+  void Apply(base::ThreadPool& pool, LinearScratch& scratch, const float* x, int64_t x_stride,
+             int64_t rows, float* y, int64_t y_stride) const;
+  // The same, keeping the f32 sums (logits, router).
+  void ApplyUnrounded(base::ThreadPool& pool, LinearScratch& scratch, const float* x,
+                      int64_t x_stride, int64_t rows, float* y, int64_t y_stride) const;
+  // The same for outputs [begin, end) on the calling thread; y is indexed from `begin`. `round`:
+  // false keeps f32 sums.
+  void ApplyRange(const void* packed_x, int64_t x_stride, int64_t rows, int64_t begin, int64_t end,
+                  bool round, float* y, int64_t y_stride) const;
+
+ private:
+  void ApplyAll(base::ThreadPool& pool, LinearScratch& scratch, const float* x, int64_t x_stride,
+                int64_t rows, bool round, float* y, int64_t y_stride) const;
+
+  Precision precision_ = Precision::kBf16;
+  int64_t outputs_ = 0, inputs_ = 0;
+  std::vector<uint16_t> bf16_;  // [outputs, inputs], bf16 precision
+  std::vector<float> f32_;      // [outputs, inputs], f32 precision
+};
+
+// Packs rows of f32 values that are bf16 numbers; x_stride apart, packed contiguously. Exact.
+void PackBf16(const float* x, int64_t x_stride, int64_t rows, int64_t cols, uint16_t* out);
+
+}  // namespace tandem::gpu_worker

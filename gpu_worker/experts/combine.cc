@@ -1,0 +1,105 @@
+#include "gpu_worker/experts/combine.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "lib/base/check.h"
+#include "lib/base/status_macros.h"
+#include "lib/kernels/expert_grid.h"
+#include "lib/rpc/tensor_frame.h"
+
+namespace tandem::gpu_worker {
+namespace {
+
+absl::StatusOr<rpc::PayloadView> ReadSums(const experts::v1::ExpertSums& sums,
+                                          tensor::v1::WireDType dtype, size_t rows, int64_t cols,
+                                          const std::string& address) {
+  TANDEM_ASSIGN_OR_RETURN(const rpc::PayloadView view, rpc::ReadPayload(sums.sums()));
+  if (view.dtype != dtype || view.rows != rows || view.cols != cols) {
+    return absl::InternalError(absl::StrCat("expert worker ", address, " answered type ",
+                                            static_cast<int>(view.dtype), " [", view.rows, ", ",
+                                            view.cols, "], expected type ", static_cast<int>(dtype),
+                                            " [", rows, ", ", cols, "]"));
+  }
+  return view;
+}
+
+// Adds without the undefined behaviour of signed overflow, which only a faulty worker can cause
+// (expert_grid.h).
+int32_t AddWrapping(int32_t a, int32_t b) {
+  return static_cast<int32_t>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b));
+}
+
+}  // namespace
+
+Combine::Combine(const RoutedLayer& layer)
+    : layer_(layer), steps_(layer.rows() * layer.hidden), flagged_(layer.rows(), false) {}
+
+absl::Status Combine::AddGridSums(const Frame& frame, const experts::v1::ExpertSums& sums) {
+  const std::vector<int64_t> rows = RowsOfFrame(frame);
+  TANDEM_ASSIGN_OR_RETURN(
+      const rpc::PayloadView view,
+      ReadSums(sums, tensor::v1::WIRE_DTYPE_I32, rows.size(), layer_.hidden, frame.address));
+  const std::string& flags = sums.row_flags();
+  if (!flags.empty() && flags.size() != rows.size()) {
+    return absl::InternalError(absl::StrCat("expert worker ", frame.address, " answered ",
+                                            flags.size(), " row flags, expected ", rows.size()));
+  }
+  std::vector<int32_t> row(layer_.hidden);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (!flags.empty() && flags[i] != 0) {
+      flagged_[rows[i]] = true;
+      continue;
+    }
+    std::memcpy(row.data(), view.data + i * layer_.hidden * sizeof(int32_t),
+                layer_.hidden * sizeof(int32_t));
+    int32_t* to = steps_.data() + rows[i] * layer_.hidden;
+    for (int64_t c = 0; c < layer_.hidden; ++c) to[c] = AddWrapping(to[c], row[c]);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Combine::AddPerExpert(const Frame& frame, const experts::v1::ExpertSums& sums) {
+  TANDEM_ASSIGN_OR_RETURN(
+      const rpc::PayloadView view,
+      ReadSums(sums, tensor::v1::WIRE_DTYPE_F32, frame.terms.size(), layer_.hidden, frame.address));
+  const int64_t bytes = layer_.hidden * static_cast<int64_t>(sizeof(float));
+  for (size_t i = 0; i < frame.terms.size(); ++i) {
+    const Term& term = frame.terms[i];
+    std::vector<float>& terms = terms_[term.row];
+    terms.resize(layer_.choice->experts_per_row * layer_.hidden);
+    std::memcpy(terms.data() + term.rank * layer_.hidden, view.data + i * bytes, bytes);
+  }
+  return absl::OkStatus();
+}
+
+std::vector<int64_t> Combine::FlaggedRows() const {
+  std::vector<int64_t> rows;
+  for (size_t r = 0; r < flagged_.size(); ++r) {
+    if (flagged_[r]) rows.push_back(static_cast<int64_t>(r));
+  }
+  return rows;
+}
+
+void Combine::Finish(std::span<float> routed) const {
+  TANDEM_CHECK_EQ(routed.size(), steps_.size());
+  for (int64_t r = 0; r < layer_.rows(); ++r) {
+    float* out = routed.data() + r * layer_.hidden;
+    const auto it = terms_.find(r);
+    if (it == terms_.end()) {
+      // In f32 mode a row without terms has failed and its sum stays zero.
+      const int exponent = layer_.grid_exponents.empty() ? 0 : layer_.grid_exponents[r];
+      const int32_t* steps = steps_.data() + r * layer_.hidden;
+      for (int64_t c = 0; c < layer_.hidden; ++c) out[c] = kernels::GridDecode(steps[c], exponent);
+      continue;
+    }
+    std::fill_n(out, layer_.hidden, 0.0f);
+    for (int64_t rank = 0; rank < layer_.choice->experts_per_row; ++rank) {
+      const float* term = it->second.data() + rank * layer_.hidden;
+      for (int64_t c = 0; c < layer_.hidden; ++c) out[c] += term[c];
+    }
+  }
+}
+
+}  // namespace tandem::gpu_worker

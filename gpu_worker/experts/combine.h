@@ -1,0 +1,42 @@
+// Combine: adds up what expert workers send back. On the grid the terms of a row are integers, so
+// any grouping of experts on workers gives the same sum (architecture.md, "The routed sum is
+// exact"); rows that left the grid, and all rows in f32 mode, come per expert and are added in the
+// order of the router's ranks.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "gpu_worker/experts/dispatch.h"
+#include "proto/experts.pb.h"
+
+namespace tandem::gpu_worker {
+
+class Combine {
+ public:
+  explicit Combine(const RoutedLayer& layer);
+
+  // Adds a worker's answer to `frame`. INTERNAL (expected and found) when its sizes do not fit;
+  // nothing is added then.
+  absl::Status AddGridSums(const Frame& frame, const experts::v1::ExpertSums& sums);
+  absl::Status AddPerExpert(const Frame& frame, const experts::v1::ExpertSums& sums);
+
+  // Rows some worker flagged as outside the grid, ascending.
+  std::vector<int64_t> FlaggedRows() const;
+
+  // Writes the sum of each row to routed [rows, hidden]: the per-expert terms by rank where there
+  // are any, else the grid's.
+  void Finish(std::span<float> routed) const;
+
+ private:
+  const RoutedLayer& layer_;
+  std::vector<int32_t> steps_;  // [rows, hidden] multiples of 2^grid_exponent
+  std::vector<bool> flagged_;   // [rows]
+  // row -> [experts_per_row, hidden] weighted outputs by rank
+  absl::flat_hash_map<int64_t, std::vector<float>> terms_;
+};
+
+}  // namespace tandem::gpu_worker
