@@ -1,5 +1,6 @@
-// ByteCursor: reads little-endian fields from untrusted bytes. Every read is checked against what remains; the first one that
-// does not fit fails and so does the caller, so no parser indexes memory by a count from a file.
+// ByteCursor: reads little-endian fields from untrusted bytes. Every read is checked against what
+// remains; the first one that does not fit fails and so does the caller, so no parser indexes
+// memory by a count from a file.
 #pragma once
 
 #include <bit>
@@ -11,7 +12,8 @@
 
 namespace tandem {
 
-static_assert(std::endian::native == std::endian::little, "fields are copied from little-endian files");
+static_assert(std::endian::native == std::endian::little,
+              "fields are copied from little-endian files");
 
 class ByteCursor {
  public:
@@ -33,7 +35,8 @@ class ByteCursor {
   // A view of the next `length` bytes, valid as long as the bytes are.
   [[nodiscard]] bool ReadBytes(uint64_t length, std::string_view* value) {
     if (remaining() < length) return false;
-    *value = {reinterpret_cast<const char*>(bytes_.data()) + position_, static_cast<size_t>(length)};
+    *value = {reinterpret_cast<const char*>(bytes_.data()) + position_,
+              static_cast<size_t>(length)};
     position_ += length;
     return true;
   }

@@ -21,18 +21,17 @@ struct SplitKeys {
   int64_t tensors = -1;  // of all parts; -1: not said
 };
 
-absl::Status InFile(const std::string& file, const absl::Status& status) {
-  return absl::Status(status.code(), absl::StrCat(file, ": ", status.message()));
-}
-
 absl::StatusOr<SplitKeys> ReadSplitKeys(const Metadata& metadata, const std::string& file) {
   SplitKeys keys;
   if (!metadata.Has("split.count")) return keys;
-  const std::pair<const char*, int64_t*> fields[] = {
-      {"split.no", &keys.number}, {"split.count", &keys.count}, {"split.tensors.count", &keys.tensors}};
+  const std::pair<const char*, int64_t*> fields[] = {{"split.no", &keys.number},
+                                                     {"split.count", &keys.count},
+                                                     {"split.tensors.count", &keys.tensors}};
   for (const auto& [key, field] : fields) {
     absl::StatusOr<int64_t> value = metadata.GetInt(key);
-    if (!value.ok()) return InFile(file, value.status());
+    if (!value.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(file, ": ", value.status().message()));
+    }
     *field = *value;
   }
   if (keys.count < 1 || keys.count > kPartsMax) {
@@ -43,19 +42,23 @@ absl::StatusOr<SplitKeys> ReadSplitKeys(const Metadata& metadata, const std::str
 }
 
 absl::Status Differs(const std::string& file, const char* key, int64_t expected, int64_t found) {
-  return absl::InvalidArgumentError(absl::StrCat(file, ": expected ", key, " = ", expected, ", found ", found));
+  return absl::InvalidArgumentError(
+      absl::StrCat(file, ": expected ", key, " = ", expected, ", found ", found));
 }
 
-// What the name of the first part and its keys must agree on. `name` is null for a file without a split name.
+// What the name of the first part and its keys must agree on. `name` is null for a file without a
+// split name.
 absl::Status CheckFirstPart(const std::string& file, const SplitName* name, const SplitKeys& keys) {
   if (name == nullptr) {
     if (keys.count == 1) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrCat(file, ": expected a name like model-00001-of-", absl::StrFormat("%05d", keys.count),
-                                                   ".gguf, as it is one of ", keys.count, " parts"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        file, ": expected a name like model-00001-of-", absl::StrFormat("%05d", keys.count),
+        ".gguf, as it is one of ", keys.count, " parts"));
   }
   if (name->part != 1) {
-    return absl::InvalidArgumentError(absl::StrCat(file, ": expected the first part of a split model, found part ",
-                                                   name->part, " of ", name->parts));
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ": expected the first part of a split model, found part ", name->part,
+                     " of ", name->parts));
   }
   if (keys.count != name->parts) return Differs(file, "split.count", name->parts, keys.count);
   if (keys.number != 0) return Differs(file, "split.no", 0, keys.number);
@@ -69,7 +72,8 @@ bool SplitName::Parse(const std::string& file_name, SplitName* name) {
   constexpr size_t kSuffixBytes = 1 + 5 + 4 + 5 + 5;
   if (file_name.size() <= kSuffixBytes) return false;
   const std::string suffix = file_name.substr(file_name.size() - kSuffixBytes);
-  if (suffix[0] != '-' || suffix.substr(6, 4) != "-of-" || suffix.substr(15) != ".gguf") return false;
+  if (suffix[0] != '-' || suffix.substr(6, 4) != "-of-" || suffix.substr(15) != ".gguf")
+    return false;
   const std::string part = suffix.substr(1, 5);
   const std::string parts = suffix.substr(10, 5);
   if ((part + parts).find_first_not_of("0123456789") != std::string::npos) return false;
@@ -88,7 +92,8 @@ absl::StatusOr<std::shared_ptr<const TensorSource>> GgufReader::Open(const std::
   const auto add_file = [&](const std::string& file) -> absl::StatusOr<Metadata> {
     TANDEM_ASSIGN_OR_RETURN(base::MappedFile map, base::MappedFile::Open(file));
     TANDEM_ASSIGN_OR_RETURN(GgufFile parsed, ParseGguf(map.bytes(), file));
-    for (TensorView& tensor : parsed.tensors) TANDEM_RETURN_IF_ERROR(source->Add(std::move(tensor)));
+    for (TensorView& tensor : parsed.tensors)
+      TANDEM_RETURN_IF_ERROR(source->Add(std::move(tensor)));
     source->maps_.push_back(std::move(map));
     source->files_.push_back(file);
     return std::move(parsed.metadata);
@@ -101,7 +106,8 @@ absl::StatusOr<std::shared_ptr<const TensorSource>> GgufReader::Open(const std::
   const bool is_split_name = SplitName::Parse(first.filename().string(), &name);
   TANDEM_RETURN_IF_ERROR(CheckFirstPart(path, is_split_name ? &name : nullptr, whole));
   for (int64_t number = 1; number < whole.count; ++number) {
-    const std::string file = (first.parent_path() / name.FileName(static_cast<int>(number) + 1)).string();
+    const std::string file =
+        (first.parent_path() / name.FileName(static_cast<int>(number) + 1)).string();
     TANDEM_ASSIGN_OR_RETURN(const Metadata metadata, add_file(file));
     TANDEM_ASSIGN_OR_RETURN(const SplitKeys keys, ReadSplitKeys(metadata, file));
     if (keys.count != whole.count) return Differs(file, "split.count", whole.count, keys.count);
@@ -109,7 +115,8 @@ absl::StatusOr<std::shared_ptr<const TensorSource>> GgufReader::Open(const std::
   }
   const auto found = static_cast<int64_t>(source->tensors_.size());
   if (whole.tensors >= 0 && whole.tensors != found) {
-    return Differs(path, "as many tensors in all parts as split.tensors.count says,", whole.tensors, found);
+    return Differs(path, "as many tensors in all parts as split.tensors.count says,", whole.tensors,
+                   found);
   }
   return std::shared_ptr<const TensorSource>(std::move(source));
 }

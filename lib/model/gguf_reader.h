@@ -1,7 +1,8 @@
 // GgufReader: opens a GGUF model, single or split in parts, as a TensorSource.
 //
-// The parts of a split model are named prefix-00001-of-00005.gguf and so on; each is a GGUF file with its own tensors. Keys:
-// split.no (from 0), split.count, split.tensors.count (of all parts). The first part holds the model's metadata.
+// The parts of a split model are named prefix-00001-of-00005.gguf and so on; each is a GGUF file
+// with its own tensors. Keys: split.no (from 0), split.count, split.tensors.count (of all parts).
+// The first part holds the model's metadata.
 #pragma once
 
 #include <memory>

@@ -14,19 +14,27 @@ namespace {
 
 // In the order of MetadataValue's alternatives.
 constexpr std::array<const char*, std::variant_size_v<MetadataValue>> kKinds = {
-    "an unsigned integer", "an integer",         "a float",           "a bool",
-    "a string",            "an array of integers", "an array of floats", "an array of bools",
+    "an unsigned integer",
+    "an integer",
+    "a float",
+    "a bool",
+    "a string",
+    "an array of integers",
+    "an array of floats",
+    "an array of bools",
     "an array of strings"};
 
 absl::Status WrongKind(std::string_view key, const char* expected, const MetadataValue& found) {
-  return absl::InvalidArgumentError(absl::StrCat("metadata key '", base::ToAbsl(key), "': expected ",
-                                                 expected, ", found ", kKinds[found.index()]));
+  return absl::InvalidArgumentError(absl::StrCat("metadata key '", base::ToAbsl(key),
+                                                 "': expected ", expected, ", found ",
+                                                 kKinds[found.index()]));
 }
 
 absl::StatusOr<const MetadataValue*> FindOrError(const Metadata& metadata, std::string_view key) {
   const MetadataValue* value = metadata.Find(key);
   if (value != nullptr) return value;
-  return absl::NotFoundError(absl::StrCat("expected metadata key '", base::ToAbsl(key), "', found none"));
+  return absl::NotFoundError(
+      absl::StrCat("expected metadata key '", base::ToAbsl(key), "', found none"));
 }
 
 // The value of `key` when it is a `T`, described by `expected`.
@@ -65,7 +73,8 @@ absl::StatusOr<int64_t> Metadata::GetInt(std::string_view key) const {
   if (natural == nullptr) return WrongKind(key, "an integer", *value);
   if (*natural > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
     return absl::InvalidArgumentError(absl::StrCat("metadata key '", base::ToAbsl(key),
-                                                   "': expected an integer below 2^63, found ", *natural));
+                                                   "': expected an integer below 2^63, found ",
+                                                   *natural));
   }
   return static_cast<int64_t>(*natural);
 }

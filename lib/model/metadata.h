@@ -12,7 +12,8 @@
 
 namespace tandem {
 
-// Integers of every width widen to (u)int64, floats to double, so that readers ask for a meaning, not a width.
+// Integers of every width widen to (u)int64, floats to double, so that readers ask for a meaning,
+// not a width.
 using MetadataValue =
     std::variant<uint64_t, int64_t, double, bool, std::string, std::vector<int64_t>,
                  std::vector<double>, std::vector<bool>, std::vector<std::string>>;

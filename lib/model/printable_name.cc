@@ -9,7 +9,8 @@ namespace tandem {
 std::string PrintableName(std::string_view name) {
   constexpr size_t kBytesMax = 100;
   const bool cut = name.size() > kBytesMax;
-  return absl::StrCat("'", absl::CHexEscape(base::ToAbsl(name.substr(0, kBytesMax))), cut ? "..." : "", "'");
+  return absl::StrCat("'", absl::CHexEscape(base::ToAbsl(name.substr(0, kBytesMax))),
+                      cut ? "..." : "", "'");
 }
 
 }  // namespace tandem

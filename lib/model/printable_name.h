@@ -1,4 +1,5 @@
-// Names read from weight files are untrusted bytes; error messages show them in a form safe for a terminal and a log line.
+// Names read from weight files are untrusted bytes; error messages show them in a form safe for a
+// terminal and a log line.
 #pragma once
 
 #include <string>
@@ -6,7 +7,8 @@
 
 namespace tandem {
 
-// `name` in single quotes, control and non-ASCII bytes as escapes, cut after 100 bytes (with "...").
+// `name` in single quotes, control and non-ASCII bytes as escapes, cut after 100 bytes (with
+// "...").
 std::string PrintableName(std::string_view name);
 
 }  // namespace tandem

@@ -1,11 +1,11 @@
 #include "lib/model/safetensors_reader.h"
 
+#include <simdjson.h>
+
 #include <filesystem>
 #include <map>
 #include <set>
 #include <utility>
-
-#include <simdjson.h>
 
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
@@ -38,16 +38,20 @@ absl::StatusOr<Shards> ReadWeightMap(const std::string& path, simdjson::dom::obj
   for (const auto [name, value] : weight_map) {
     std::string_view shard;
     if (value.get_string().get(shard) || !IsPlainFileName(shard)) {
-      return Invalid(path, absl::StrCat("tensor ", PrintableName(name),
-                                        ": expected the name of a file in the same folder, found something else"));
+      return Invalid(
+          path,
+          absl::StrCat("tensor ", PrintableName(name),
+                       ": expected the name of a file in the same folder, found something else"));
     }
     if (!names.insert(name).second) {
-      return Invalid(path, absl::StrCat("expected distinct tensor names, found ", PrintableName(name), " twice"));
+      return Invalid(path, absl::StrCat("expected distinct tensor names, found ",
+                                        PrintableName(name), " twice"));
     }
     shards[std::string(shard)].emplace(name);
   }
   if (shards.empty() || shards.size() > kShardsMax) {
-    return Invalid(path, absl::StrCat("expected 1 to ", kShardsMax, " shards in weight_map, found ", shards.size()));
+    return Invalid(path, absl::StrCat("expected 1 to ", kShardsMax, " shards in weight_map, found ",
+                                      shards.size()));
   }
   return shards;
 }
@@ -55,10 +59,11 @@ absl::StatusOr<Shards> ReadWeightMap(const std::string& path, simdjson::dom::obj
 absl::StatusOr<Shards> ReadIndex(const std::string& path) {
   TANDEM_ASSIGN_OR_RETURN(const base::MappedFile map, base::MappedFile::Open(path));
   if (map.bytes().size() > kIndexBytesMax) {
-    return Invalid(path, absl::StrCat("expected an index of at most ", kIndexBytesMax, " bytes, found ",
-                                      map.bytes().size()));
+    return Invalid(path, absl::StrCat("expected an index of at most ", kIndexBytesMax,
+                                      " bytes, found ", map.bytes().size()));
   }
-  const simdjson::padded_string text(reinterpret_cast<const char*>(map.bytes().data()), map.bytes().size());
+  const simdjson::padded_string text(reinterpret_cast<const char*>(map.bytes().data()),
+                                     map.bytes().size());
   simdjson::dom::parser parser;
   simdjson::dom::element root;
   if (const auto error = parser.parse(text).get(root)) {
@@ -72,7 +77,8 @@ absl::StatusOr<Shards> ReadIndex(const std::string& path) {
 }
 
 // Index and shard must list the same tensors.
-absl::Status CheckShard(const std::string& index, const std::string& file, const std::set<std::string>& expected,
+absl::Status CheckShard(const std::string& index, const std::string& file,
+                        const std::set<std::string>& expected,
                         const std::vector<TensorView>& tensors) {
   for (const TensorView& tensor : tensors) {
     if (expected.contains(tensor.name)) continue;
@@ -82,13 +88,14 @@ absl::Status CheckShard(const std::string& index, const std::string& file, const
   if (tensors.size() == expected.size()) return absl::OkStatus();
   std::set<std::string> missing = expected;
   for (const TensorView& tensor : tensors) missing.erase(tensor.name);
-  return Invalid(file, absl::StrCat("expected tensor ", PrintableName(*missing.begin()), ", which ", index,
-                                    " places here, found none"));
+  return Invalid(file, absl::StrCat("expected tensor ", PrintableName(*missing.begin()), ", which ",
+                                    index, " places here, found none"));
 }
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const TensorSource>> SafetensorsReader::Open(const std::string& path) {
+absl::StatusOr<std::shared_ptr<const TensorSource>> SafetensorsReader::Open(
+    const std::string& path) {
   std::shared_ptr<TensorSource> source(new TensorSource());
   source->kind_ = ContainerKind::kSafetensors;
   source->path_ = path;
@@ -101,7 +108,8 @@ absl::StatusOr<std::shared_ptr<const TensorSource>> SafetensorsReader::Open(cons
   return std::shared_ptr<const TensorSource>(std::move(source));
 }
 
-absl::StatusOr<std::shared_ptr<const TensorSource>> SafetensorsReader::OpenIndex(const std::string& path) {
+absl::StatusOr<std::shared_ptr<const TensorSource>> SafetensorsReader::OpenIndex(
+    const std::string& path) {
   TANDEM_ASSIGN_OR_RETURN(const Shards shards, ReadIndex(path));
   std::shared_ptr<TensorSource> source(new TensorSource());
   source->kind_ = ContainerKind::kSafetensors;
@@ -111,7 +119,8 @@ absl::StatusOr<std::shared_ptr<const TensorSource>> SafetensorsReader::OpenIndex
     TANDEM_ASSIGN_OR_RETURN(base::MappedFile map, base::MappedFile::Open(file));
     TANDEM_ASSIGN_OR_RETURN(SafetensorsFile parsed, ParseSafetensors(map.bytes(), file));
     TANDEM_RETURN_IF_ERROR(CheckShard(path, file, expected, parsed.tensors));
-    for (TensorView& tensor : parsed.tensors) TANDEM_RETURN_IF_ERROR(source->Add(std::move(tensor)));
+    for (TensorView& tensor : parsed.tensors)
+      TANDEM_RETURN_IF_ERROR(source->Add(std::move(tensor)));
     for (const std::string& key : parsed.metadata.SortedKeys()) {
       if (!source->metadata_.Has(key)) source->metadata_.Set(key, *parsed.metadata.Find(key));
     }

@@ -20,8 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The files of `folder` that a model could be opened from: each GGUF model once (a split one by its first part), and the
-// safetensors entry points.
+// The files of `folder` that a model could be opened from: each GGUF model once (a split one by its
+// first part), and the safetensors entry points.
 absl::StatusOr<std::vector<std::string>> FindModels(const fs::path& folder) {
   std::set<std::string> models;
   std::error_code error;
@@ -30,12 +30,14 @@ absl::StatusOr<std::vector<std::string>> FindModels(const fs::path& folder) {
     SplitName split;
     if (SplitName::Parse(name, &split)) {
       models.insert(split.FileName(1));
-    } else if (absl::EndsWith(name, ".gguf") || name == kSafetensorsFile || name == kSafetensorsIndexFile) {
+    } else if (absl::EndsWith(name, ".gguf") || name == kSafetensorsFile ||
+               name == kSafetensorsIndexFile) {
       models.insert(name);
     }
   }
   if (error) {
-    return absl::UnavailableError(absl::StrCat(folder.string(), ": cannot list the folder: ", error.message()));
+    return absl::UnavailableError(
+        absl::StrCat(folder.string(), ": cannot list the folder: ", error.message()));
   }
   return std::vector<std::string>(models.begin(), models.end());
 }
@@ -47,8 +49,9 @@ absl::StatusOr<std::shared_ptr<const TensorSource>> OpenFolder(const fs::path& f
                                             kSafetensorsIndexFile, " or a .gguf file, found none"));
   }
   if (models.size() > 1) {
-    return absl::InvalidArgumentError(absl::StrCat(folder.string(), ": expected one model, found ", models.size(),
-                                                   ": ", absl::StrJoin(models, ", ")));
+    return absl::InvalidArgumentError(absl::StrCat(folder.string(), ": expected one model, found ",
+                                                   models.size(), ": ",
+                                                   absl::StrJoin(models, ", ")));
   }
   const std::string path = (folder / models.front()).string();
   if (models.front() == kSafetensorsIndexFile) return SafetensorsReader::OpenIndex(path);
@@ -61,13 +64,14 @@ absl::StatusOr<std::shared_ptr<const TensorSource>> TensorSource::Open(const std
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (status.type() == fs::file_type::not_found) {
-    return absl::NotFoundError(absl::StrCat(path, ": expected a model file or folder, found nothing"));
+    return absl::NotFoundError(
+        absl::StrCat(path, ": expected a model file or folder, found nothing"));
   }
   if (fs::is_directory(status)) return OpenFolder(path);
   if (absl::EndsWith(path, ".gguf")) return GgufReader::Open(path);
   if (absl::EndsWith(path, ".safetensors")) return SafetensorsReader::Open(path);
-  return absl::InvalidArgumentError(
-      absl::StrCat(path, ": expected a .gguf or .safetensors file or a folder, found another kind of file"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      path, ": expected a .gguf or .safetensors file or a folder, found another kind of file"));
 }
 
 const TensorView* TensorSource::Find(std::string_view name) const {
@@ -78,9 +82,9 @@ const TensorView* TensorSource::Find(std::string_view name) const {
 absl::Status TensorSource::Add(TensorView tensor) {
   const auto [it, inserted] = index_by_name_.try_emplace(tensor.name, tensors_.size());
   if (!inserted) {
-    return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": expected distinct tensor names, found ",
-                                                   PrintableName(tensor.name), " here and in ",
-                                                   tensors_[it->second].file));
+    return absl::InvalidArgumentError(
+        absl::StrCat(tensor.file, ": expected distinct tensor names, found ",
+                     PrintableName(tensor.name), " here and in ", tensors_[it->second].file));
   }
   tensors_.push_back(std::move(tensor));
   return absl::OkStatus();

@@ -1,5 +1,6 @@
-// TensorSource: the tensors and metadata of a model's weight files, whichever container they lie in. A GGUF file (single or
-// split) and a folder of safetensors (single or sharded) open into the same struct; tensor bytes stay mapped, uncopied.
+// TensorSource: the tensors and metadata of a model's weight files, whichever container they lie
+// in. A GGUF file (single or split) and a folder of safetensors (single or sharded) open into the
+// same struct; tensor bytes stay mapped, uncopied.
 #pragma once
 
 #include <memory>
@@ -19,16 +20,18 @@ enum class ContainerKind { kGguf, kSafetensors };
 
 class TensorSource {
  public:
-  // `path`: a .gguf file (for a split model its first part; the others are found by name beside it), a .safetensors file, or a
-  // folder holding model.safetensors, model.safetensors.index.json with its shards, or exactly one GGUF model.
-  // Errors are one sentence naming file, tensor, expected and found: NOT_FOUND, INVALID_ARGUMENT, DATA_LOSS (truncated),
-  // UNIMPLEMENTED (a tensor type or version that is not known, by name).
+  // `path`: a .gguf file (for a split model its first part; the others are found by name beside
+  // it), a .safetensors file, or a folder holding model.safetensors, model.safetensors.index.json
+  // with its shards, or exactly one GGUF model. Errors are one sentence naming file, tensor,
+  // expected and found: NOT_FOUND, INVALID_ARGUMENT, DATA_LOSS (truncated), UNIMPLEMENTED (a tensor
+  // type or version that is not known, by name).
   static absl::StatusOr<std::shared_ptr<const TensorSource>> Open(const std::string& path);
 
   ContainerKind kind() const { return kind_; }
   const std::string& path() const { return path_; }
   const std::vector<std::string>& files() const { return files_; }
-  const Metadata& metadata() const { return metadata_; }   // GGUF key-values; for safetensors __metadata__
+  // GGUF key-values; for safetensors __metadata__.
+  const Metadata& metadata() const { return metadata_; }
   const std::vector<TensorView>& tensors() const { return tensors_; }  // in file order
   // Null when there is no such tensor. Valid as long as this object.
   const TensorView* Find(std::string_view name) const;

@@ -1,4 +1,5 @@
-// The decoders behind DequantizeRow, one per block struct: each writes all values of one block to `dst`. Private to lib/tensor.
+// The decoders behind DequantizeRow, one per block struct: each writes all values of one block to
+// `dst`. Private to lib/tensor.
 #pragma once
 
 #include "lib/tensor/blocks.h"

@@ -1,4 +1,5 @@
-// Decoders of the i-quants: 256 values as indices into codebooks of short vectors, with signs and scales beside them.
+// Decoders of the i-quants: 256 values as indices into codebooks of short vectors, with signs and
+// scales beside them.
 #include <cstring>
 
 #include "lib/tensor/block_codec.h"
@@ -48,7 +49,8 @@ void DecodeBlock(const BlockIQ1_M& block, float* dst) {
     const int sub = group / 2;  // sub-block of 16 values; four to a scale word
     const uint32_t code = (block.scales[sub / 4] >> (3 * (sub % 4))) & 7;
     const float scale = d * static_cast<float>(2 * code + 1);
-    const uint32_t high = (block.qh[sub] >> (4 * (group % 2))) & 15;  // three index bits and the shift's sign
+    const uint32_t high =
+        (block.qh[sub] >> (4 * (group % 2))) & 15;  // three index bits and the shift's sign
     const uint32_t index = block.qs[group] | ((high & 7) << 8);
     WriteShifted(scale, GridIQ1_S() + index * 8, high & 8, dst + group * 8);
   }

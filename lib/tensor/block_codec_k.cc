@@ -1,11 +1,13 @@
-// Decoders of the k-quants: 256 values in sub-blocks of 16 or 32, whose scales (and minima) are small integers times one f16.
+// Decoders of the k-quants: 256 values in sub-blocks of 16 or 32, whose scales (and minima) are
+// small integers times one f16.
 #include "lib/tensor/block_codec.h"
 #include "lib/tensor/codec.h"
 
 namespace tandem {
 namespace {
 
-// Two-bit code of value `i` in q2_K and q3_K: each half of 128 values lies in 32 bytes, 32 values to a bit pair.
+// Two-bit code of value `i` in q2_K and q3_K: each half of 128 values lies in 32 bytes, 32 values
+// to a bit pair.
 int TwoBits(const uint8_t* qs, int i) {
   return (qs[(i / 128) * 32 + i % 32] >> (2 * ((i % 128) / 32))) & 3;
 }
@@ -15,7 +17,8 @@ int Nibble(const uint8_t* qs, int i) {
   return (qs[(i / 64) * 32 + i % 32] >> (4 * ((i % 64) / 32))) & 15;
 }
 
-// Six-bit code of value `i` in q6_K: 128 values take 64 bytes of low nibbles and 32 bytes of high bit pairs.
+// Six-bit code of value `i` in q6_K: 128 values take 64 bytes of low nibbles and 32 bytes of high
+// bit pairs.
 int SixBits(const BlockQ6_K& block, int i) {
   const int half = i / 128;
   const int quarter = (i % 128) / 32;

@@ -48,7 +48,8 @@ void DecodeBlock(const BlockQ5_1& block, float* dst) {
 
 void DecodeBlock(const BlockIQ4_NL& block, float* dst) {
   const float d = F16ToF32(block.d);
-  for (int i = 0; i < kSmallBlock; ++i) dst[i] = d * static_cast<float>(kIQ4Levels[Nibble(block.qs, i)]);
+  for (int i = 0; i < kSmallBlock; ++i)
+    dst[i] = d * static_cast<float>(kIQ4Levels[Nibble(block.qs, i)]);
 }
 
 }  // namespace tandem

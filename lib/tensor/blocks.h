@@ -1,7 +1,9 @@
-// The blocks of the quantized formats, byte for byte as files hold them (little-endian, no padding). Everything that takes a
-// block apart, codec and kernels alike, names its fields through these structs. What the fields mean: docs/formats.md.
+// The blocks of the quantized formats, byte for byte as files hold them (little-endian, no
+// padding). Everything that takes a block apart, codec and kernels alike, names its fields through
+// these structs. What the fields mean: docs/formats.md.
 //
-// Rows are arrays of blocks without padding, so a block may lie at any even address: read one with LoadBlock.
+// Rows are arrays of blocks without padding, so a block may lie at any even address: read one with
+// LoadBlock.
 #pragma once
 
 #include <bit>
@@ -11,7 +13,8 @@
 
 namespace tandem {
 
-static_assert(std::endian::native == std::endian::little, "blocks are read as little-endian structs");
+static_assert(std::endian::native == std::endian::little,
+              "blocks are read as little-endian structs");
 
 inline constexpr int kSmallBlock = 32;   // values per block of q4_0 .. q8_0 and iq4_nl
 inline constexpr int kSuperBlock = 256;  // values per block of the k- and the other i-quants
@@ -167,13 +170,15 @@ Block LoadBlock(const std::byte* src, int64_t index) {
   return block;
 }
 
-// Scale and minimum of sub-block `j` (0..7) of q4_K and q5_K: twelve bytes hold eight pairs of 6-bit numbers.
+// Scale and minimum of sub-block `j` (0..7) of q4_K and q5_K: twelve bytes hold eight pairs of
+// 6-bit numbers.
 struct ScaleMin {
   uint8_t scale;
   uint8_t min;
 };
 inline ScaleMin UnpackScaleMin(const uint8_t* scales, int j) {
-  if (j < 4) return {static_cast<uint8_t>(scales[j] & 63), static_cast<uint8_t>(scales[j + 4] & 63)};
+  if (j < 4)
+    return {static_cast<uint8_t>(scales[j] & 63), static_cast<uint8_t>(scales[j + 4] & 63)};
   const uint8_t low = scales[j + 4];
   return {static_cast<uint8_t>((low & 15) | ((scales[j - 4] >> 6) << 4)),
           static_cast<uint8_t>((low >> 4) | ((scales[j] >> 6) << 4))};
@@ -188,8 +193,8 @@ inline int UnpackScaleQ3_K(const uint8_t* scales, int j) {
 
 // The f16 bits of an iq1_m block's super scale.
 inline uint16_t SuperScaleIQ1_M(const uint16_t* scales) {
-  return static_cast<uint16_t>((scales[0] >> 12) | ((scales[1] >> 12) << 4) | ((scales[2] >> 12) << 8) |
-                               ((scales[3] >> 12) << 12));
+  return static_cast<uint16_t>((scales[0] >> 12) | ((scales[1] >> 12) << 4) |
+                               ((scales[2] >> 12) << 8) | ((scales[3] >> 12) << 12));
 }
 
 // The 16 levels of iq4_nl and iq4_xs.

@@ -1,4 +1,5 @@
-// Every format against the gguf package (and torch for fp8), bit for bit, from the goldens of tests/golden/tensor.
+// Every format against the gguf package (and torch for fp8), bit for bit, from the goldens of
+// tests/golden/tensor.
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -37,8 +38,8 @@ TEST_P(GoldenTypes, BlocksDecodeBitForBit) {
     uint32_t expected;
     std::memcpy(&expected, golden.data() + blocks * BlockBytes() + 4 * i, 4);
     ASSERT_EQ(std::bit_cast<uint32_t>(found[i]), expected)
-        << "value " << i % BlockElems() << " of block " << i / BlockElems() << ": " << found[i] << " expected "
-        << std::bit_cast<float>(expected);
+        << "value " << i % BlockElems() << " of block " << i / BlockElems() << ": " << found[i]
+        << " expected " << std::bit_cast<float>(expected);
   }
 }
 
@@ -46,7 +47,8 @@ TEST_P(GoldenTypes, ManyRandomBlocksDecodeToTheSameDigest) {
   const int64_t blocks = entry_["many_blocks"];
   std::vector<std::byte> bytes = RandomBytes(entry_["many_seed"], blocks * BlockBytes());
   for (int64_t b = 0; b < blocks; ++b) {
-    for (const int64_t offset : entry_["f16_high_bytes"]) bytes[b * BlockBytes() + offset] &= std::byte{0xBF};
+    for (const int64_t offset : entry_["f16_high_bytes"])
+      bytes[b * BlockBytes() + offset] &= std::byte{0xBF};
   }
   EXPECT_TRUE(ValidateRow(type_, bytes.data(), blocks * BlockElems()).ok());
   std::vector<float> found(blocks * BlockElems());
@@ -70,9 +72,10 @@ TEST_P(GoldenTypes, ValidateNamesTheBlockWithABadScale) {
 }
 
 INSTANTIATE_TEST_SUITE_P(AllTypes, GoldenTypes,
-                         testing::Values("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "q2_K", "q3_K", "q4_K",
-                                         "q5_K", "q6_K", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs",
-                                         "iq3_s", "iq4_xs"),
+                         testing::Values("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "q2_K",
+                                         "q3_K", "q4_K", "q5_K", "q6_K", "iq1_s", "iq1_m",
+                                         "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s",
+                                         "iq4_xs"),
                          [](const auto& info) { return info.param; });
 
 TEST(GoldenTypesTest, EveryQuantizedTypeHasGoldens) {
@@ -92,14 +95,16 @@ TEST(Q8_0Test, EncodesBitForBitAsTheGgufPackage) {
   std::vector<std::byte> found(blocks * 34);
   ASSERT_TRUE(QuantizeRow(DType::kQ8_0, values.data(), blocks * 32, found.data()).ok());
   for (size_t i = 0; i < found.size(); ++i) {
-    ASSERT_EQ(found[i], golden[values.size() * 4 + i]) << "byte " << i % 34 << " of block " << i / 34;
+    ASSERT_EQ(found[i], golden[values.size() * 4 + i])
+        << "byte " << i % 34 << " of block " << i / 34;
   }
 }
 
 // f32 bits with every NaN as 0x7FC00000: which NaN a conversion makes is nobody's promise.
 std::vector<uint32_t> CanonicalBits(const std::vector<float>& values) {
   std::vector<uint32_t> bits;
-  for (const float v : values) bits.push_back(std::isnan(v) ? 0x7FC00000 : std::bit_cast<uint32_t>(v));
+  for (const float v : values)
+    bits.push_back(std::isnan(v) ? 0x7FC00000 : std::bit_cast<uint32_t>(v));
   return bits;
 }
 
@@ -110,8 +115,10 @@ TEST(FloatFormatsTest, EveryCodeDecodesAsElsewhere) {
     f16.push_back(F16ToF32(static_cast<uint16_t>(i)));
     bf16.push_back(BF16ToF32(static_cast<uint16_t>(i)));
   }
-  EXPECT_EQ(Sha256<uint32_t>(CanonicalBits(f16)), floats["f16_decode_all_sha256"].get<std::string>());
-  EXPECT_EQ(Sha256<uint32_t>(CanonicalBits(bf16)), floats["bf16_decode_all_sha256"].get<std::string>());
+  EXPECT_EQ(Sha256<uint32_t>(CanonicalBits(f16)),
+            floats["f16_decode_all_sha256"].get<std::string>());
+  EXPECT_EQ(Sha256<uint32_t>(CanonicalBits(bf16)),
+            floats["bf16_decode_all_sha256"].get<std::string>());
 
   const std::vector<std::byte> golden = ReadGolden("f8_e4m3.bin");
   ASSERT_EQ(golden.size(), size_t{1024});
@@ -137,7 +144,8 @@ TEST(FloatFormatsTest, RandomValuesEncodeAsElsewhere) {
     const auto bits = static_cast<uint32_t>(random.Next());
     const float any = std::bit_cast<float>(bits);
     // The script folds exponents around 1 in the same way.
-    const float near = std::bit_cast<float>((bits & 0x807FFFFF) | ((100 + (bits >> 23) % 45) << 23));
+    const float near =
+        std::bit_cast<float>((bits & 0x807FFFFF) | ((100 + (bits >> 23) % 45) << 23));
     f16.push_back(F32ToF16(std::isnan(any) ? 0.0f : any));
     f16_near.push_back(F32ToF16(near));
     bf16.push_back(F32ToBF16(any));

@@ -12,8 +12,10 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// The value of a float format by its definition: sign, exponent with bias, mantissa. `top_exponent_is_special` as in IEEE.
-double ByDefinition(uint32_t code, int exponent_bits, int mantissa_bits, bool top_exponent_is_special) {
+// The value of a float format by its definition: sign, exponent with bias, mantissa.
+// `top_exponent_is_special` as in IEEE.
+double ByDefinition(uint32_t code, int exponent_bits, int mantissa_bits,
+                    bool top_exponent_is_special) {
   const uint32_t mantissa = code & ((1u << mantissa_bits) - 1);
   const uint32_t exponent = (code >> mantissa_bits) & ((1u << exponent_bits) - 1);
   const double sign = (code >> (mantissa_bits + exponent_bits)) & 1 ? -1 : 1;
@@ -22,7 +24,8 @@ double ByDefinition(uint32_t code, int exponent_bits, int mantissa_bits, bool to
     return mantissa == 0 ? sign * std::numeric_limits<double>::infinity() : std::nan("");
   }
   if (exponent == 0) return sign * std::ldexp(mantissa, 1 - bias - mantissa_bits);
-  return sign * std::ldexp((1u << mantissa_bits) + mantissa, static_cast<int>(exponent) - bias - mantissa_bits);
+  return sign * std::ldexp((1u << mantissa_bits) + mantissa,
+                           static_cast<int>(exponent) - bias - mantissa_bits);
 }
 
 TEST(FloatFormats, EveryF16CodeHasItsValue) {
@@ -51,10 +54,12 @@ TEST(FloatFormats, EveryF8CodeHasItsValue) {
   }
 }
 
-// Rounding is monotonic, so the codes themselves, the midpoints between neighbours and the floats beside the midpoints decide
-// the result for every float. `finite_codes`: the non-negative codes up to the largest finite one.
+// Rounding is monotonic, so the codes themselves, the midpoints between neighbours and the floats
+// beside the midpoints decide the result for every float. `finite_codes`: the non-negative codes up
+// to the largest finite one.
 template <typename Code>
-void CheckRounding(uint32_t finite_codes, float (*decode)(Code), Code (*encode)(float), uint32_t sign_bit) {
+void CheckRounding(uint32_t finite_codes, float (*decode)(Code), Code (*encode)(float),
+                   uint32_t sign_bit) {
   for (uint32_t code = 0; code < finite_codes; ++code) {
     const float value = decode(static_cast<Code>(code));
     ASSERT_EQ(encode(value), code);
@@ -70,9 +75,15 @@ void CheckRounding(uint32_t finite_codes, float (*decode)(Code), Code (*encode)(
   }
 }
 
-TEST(FloatFormats, F16RoundsToNearestEvenEverywhere) { CheckRounding<uint16_t>(0x7C00, F16ToF32, F32ToF16, 0x8000); }
-TEST(FloatFormats, BF16RoundsToNearestEvenEverywhere) { CheckRounding<uint16_t>(0x7F80, BF16ToF32, F32ToBF16, 0x8000); }
-TEST(FloatFormats, F8RoundsToNearestEvenEverywhere) { CheckRounding<uint8_t>(0x7F, F8E4M3ToF32, F32ToF8E4M3, 0x80); }
+TEST(FloatFormats, F16RoundsToNearestEvenEverywhere) {
+  CheckRounding<uint16_t>(0x7C00, F16ToF32, F32ToF16, 0x8000);
+}
+TEST(FloatFormats, BF16RoundsToNearestEvenEverywhere) {
+  CheckRounding<uint16_t>(0x7F80, BF16ToF32, F32ToBF16, 0x8000);
+}
+TEST(FloatFormats, F8RoundsToNearestEvenEverywhere) {
+  CheckRounding<uint8_t>(0x7F, F8E4M3ToF32, F32ToF8E4M3, 0x80);
+}
 
 TEST(FloatFormats, BeyondTheLargest) {
   EXPECT_EQ(F32ToF16(65519.996f), 0x7BFF);
@@ -111,7 +122,8 @@ TEST(QuantizeRow, PlainFormatsRoundTripTheirOwnValues) {
     std::vector<float> back(96);
     DequantizeRow(type, row.data(), 96, back.data());
     for (int i = 0; i < 96; ++i) {
-      const float expected = type == DType::kF8E4M3 ? F8E4M3ToF32(F32ToF8E4M3(values[i])) : values[i];
+      const float expected =
+          type == DType::kF8E4M3 ? F8E4M3ToF32(F32ToF8E4M3(values[i])) : values[i];
       ASSERT_EQ(back[i], expected) << NameOf(type) << " " << i;
     }
   }
@@ -137,16 +149,19 @@ TEST(QuantizeRow, Q8_0OfDenormalValuesIsZero) {
 TEST(QuantizeRow, RefusesWhatItCannotKeep) {
   std::vector<float> values = Ramp(64);
   std::vector<std::byte> row(512);
-  const absl::Status unknown = QuantizeRow(DType::kQ4_K, std::vector<float>(256).data(), 256, row.data());
+  const absl::Status unknown =
+      QuantizeRow(DType::kQ4_K, std::vector<float>(256).data(), 256, row.data());
   EXPECT_EQ(unknown.code(), absl::StatusCode::kUnimplemented);
   EXPECT_NE(unknown.message().find("q4_K"), absl::string_view::npos);
-  EXPECT_EQ(QuantizeRow(DType::kQ8_0, values.data(), 33, row.data()).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(QuantizeRow(DType::kQ8_0, values.data(), 33, row.data()).code(),
+            absl::StatusCode::kInvalidArgument);
   values[40] = std::nanf("");
   const absl::Status nan = QuantizeRow(DType::kQ8_0, values.data(), 64, row.data());
   EXPECT_EQ(nan.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_NE(nan.message().find("block 1"), absl::string_view::npos) << nan;
   values[40] = 1e30f;
-  EXPECT_EQ(QuantizeRow(DType::kQ8_0, values.data(), 64, row.data()).code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(QuantizeRow(DType::kQ8_0, values.data(), 64, row.data()).code(),
+            absl::StatusCode::kOutOfRange);
 }
 
 TEST(ValidateRow, PlainTypesHaveNoScales) {
@@ -158,7 +173,8 @@ TEST(ValidateRow, PlainTypesHaveNoScales) {
 TEST(DequantizeRowDeath, IntegersHaveNoRealValue) {
   const int32_t value = 1;
   float out;
-  EXPECT_DEATH(DequantizeRow(DType::kI32, reinterpret_cast<const std::byte*>(&value), 1, &out), "CHECK failed");
+  EXPECT_DEATH(DequantizeRow(DType::kI32, reinterpret_cast<const std::byte*>(&value), 1, &out),
+               "CHECK failed");
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// The number formats of the project and their block geometry. Weights are arrays of blocks: `block_elems` consecutive
-// values of a row (along K, the contraction dimension) packed into `block_bytes` bytes. docs/formats.md describes each.
+// The number formats of the project and their block geometry. Weights are arrays of blocks:
+// `block_elems` consecutive values of a row (along K, the contraction dimension) packed into
+// `block_bytes` bytes. docs/formats.md describes each.
 #pragma once
 
 #include <cstdint>
@@ -40,20 +41,21 @@ enum class DType : uint8_t {
 };
 
 struct DTypeInfo {
-  const char* name;      // as GGUF spells it, lower case: "q4_K", "iq1_s", "bf16"
-  int32_t block_elems;   // values per block
-  int32_t block_bytes;   // bytes per block
-  bool is_quantized;     // true for every type whose blocks carry a scale
+  const char* name;     // as GGUF spells it, lower case: "q4_K", "iq1_s", "bf16"
+  int32_t block_elems;  // values per block
+  int32_t block_bytes;  // bytes per block
+  bool is_quantized;    // true for every type whose blocks carry a scale
 };
 
 const DTypeInfo& InfoOf(DType type);
 inline const char* NameOf(DType type) { return InfoOf(type).name; }
 
-// Inverse of NameOf, case-insensitive. INVALID_ARGUMENT names the unknown type and lists the known ones.
+// Inverse of NameOf, case-insensitive. INVALID_ARGUMENT names the unknown type and lists the known
+// ones.
 absl::StatusOr<DType> ParseDType(std::string_view name);
 
-// Bytes of a row of `cols` values. INVALID_ARGUMENT when cols is not a positive multiple of block_elems, OUT_OF_RANGE
-// when the product overflows.
+// Bytes of a row of `cols` values. INVALID_ARGUMENT when cols is not a positive multiple of
+// block_elems, OUT_OF_RANGE when the product overflows.
 absl::StatusOr<int64_t> RowBytes(DType type, int64_t cols);
 
 }  // namespace tandem

@@ -1,4 +1,5 @@
-// Conversions between f32 and the short float formats, on bit patterns so that no instruction set or rounding mode matters.
+// Conversions between f32 and the short float formats, on bit patterns so that no instruction set
+// or rounding mode matters.
 #include <bit>
 
 #include "lib/tensor/codec.h"
@@ -34,15 +35,18 @@ uint16_t F32ToF16(float value) {
   const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
   const uint32_t magnitude = bits & 0x7FFFFFFF;
   if (magnitude > 0x7F800000) return sign | 0x7E00 | ((magnitude >> 13) & 0x3FF);  // quiet NaN
-  // 65520 = 0x477FF000 is halfway between the largest f16, 65504, and the next step: it rounds up, to infinity.
+  // 65520 = 0x477FF000 is halfway between the largest f16, 65504, and the next step: it rounds up,
+  // to infinity.
   if (magnitude >= 0x477FF000) return sign | 0x7C00;
   if (magnitude >= 0x38800000) {  // 2^-14, the smallest normal f16
     return sign | static_cast<uint16_t>(ShiftRoundEven(magnitude - (uint32_t{112} << 23), 13));
   }
-  // Below: a multiple of 2^-24. The f32 mantissa with its hidden bit is scaled by 2^(e-150); at e < 102 all is under half a step.
+  // Below: a multiple of 2^-24. The f32 mantissa with its hidden bit is scaled by 2^(e-150); at e <
+  // 102 all is under half a step.
   const int exponent = static_cast<int>(magnitude >> 23);
   if (exponent < 102) return sign;
-  return sign | static_cast<uint16_t>(ShiftRoundEven((magnitude & 0x7FFFFF) | 0x800000, 126 - exponent));
+  return sign |
+         static_cast<uint16_t>(ShiftRoundEven((magnitude & 0x7FFFFF) | 0x800000, 126 - exponent));
 }
 
 float BF16ToF32(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
@@ -78,7 +82,8 @@ uint8_t F32ToF8E4M3(float value) {
   // A multiple of 2^-9; at exponents below 117 (2^-10) all is under half a step.
   const int exponent = static_cast<int>(magnitude >> 23);
   if (exponent < 117) return sign;
-  return sign | static_cast<uint8_t>(ShiftRoundEven((magnitude & 0x7FFFFF) | 0x800000, 141 - exponent));
+  return sign |
+         static_cast<uint8_t>(ShiftRoundEven((magnitude & 0x7FFFFF) | 0x800000, 141 - exponent));
 }
 
 }  // namespace tandem

@@ -1,5 +1,5 @@
-// What the tests of lib/tensor share: the golden files of tests/golden/tensor, digests, and the random bytes that the script
-// which made the goldens also used. Included by tests only.
+// What the tests of lib/tensor share: the golden files of tests/golden/tensor, digests, and the
+// random bytes that the script which made the goldens also used. Included by tests only.
 #pragma once
 
 #include <openssl/evp.h>
@@ -9,11 +9,10 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "lib/base/check.h"
 
@@ -42,7 +41,8 @@ template <typename T>
 std::string Sha256(std::span<const T> values) {
   unsigned char digest[EVP_MAX_MD_SIZE];
   unsigned int size = 0;
-  TANDEM_CHECK(EVP_Digest(values.data(), values.size_bytes(), digest, &size, EVP_sha256(), nullptr) == 1);
+  TANDEM_CHECK(
+      EVP_Digest(values.data(), values.size_bytes(), digest, &size, EVP_sha256(), nullptr) == 1);
   std::string hex;
   for (unsigned int i = 0; i < size; ++i) {
     constexpr char kDigits[] = "0123456789abcdef";
@@ -73,7 +73,8 @@ inline std::vector<std::byte> RandomBytes(uint64_t seed, size_t count) {
   SplitMix64 random(seed);
   for (size_t i = 0; i < count; i += 8) {
     uint64_t word = random.Next();
-    for (size_t k = i; k < count && k < i + 8; ++k, word >>= 8) bytes[k] = static_cast<std::byte>(word & 255);
+    for (size_t k = i; k < count && k < i + 8; ++k, word >>= 8)
+      bytes[k] = static_cast<std::byte>(word & 255);
   }
   return bytes;
 }

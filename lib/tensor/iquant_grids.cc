@@ -1,4 +1,5 @@
-// The membership bitmaps are printed by tests/golden/tensor/make_grid_bitmaps.py, which reads the gguf package.
+// The membership bitmaps are printed by tests/golden/tensor/make_grid_bitmaps.py, which reads the
+// gguf package.
 #include "lib/tensor/iquant_grids.h"
 
 #include <array>
@@ -7,9 +8,10 @@
 namespace tandem {
 namespace {
 
-// The grids are choices their author made by hand: no formula gives them. But each lists its vectors in ascending order of
-// sum(digit_k * levels^k), where digit_k is the index of component k among the levels. So one bit per possible vector says
-// which belong, and a vector's place is the number of members before it. Bit i of a bitmap is bit i%64 of word i/64.
+// The grids are choices their author made by hand: no formula gives them. But each lists its
+// vectors in ascending order of sum(digit_k * levels^k), where digit_k is the index of component k
+// among the levels. So one bit per possible vector says which belong, and a vector's place is the
+// number of members before it. Bit i of a bitmap is bit i%64 of word i/64.
 constexpr size_t kTernaryWords = 103;  // 3^8 = 6561 bits
 constexpr size_t kOctalWords = 64;     // 8^4 = 4096 bits
 
@@ -167,7 +169,8 @@ constexpr std::array<uint64_t, kOctalWords> kIQ3SMembers = {
     0x0000010000010822, 0x0000000400040000, 0x0000000002000004, 0x0000000000000001,
 };
 
-// Expands a bitmap into [members, dims] values; fails to compile when the number of members is not `kMembers`.
+// Expands a bitmap into [members, dims] values; fails to compile when the number of members is not
+// `kMembers`.
 template <size_t kMembers, size_t kDims, typename Value, size_t kWords, size_t kLevels>
 constexpr std::array<Value, kMembers * kDims> Expand(const std::array<uint64_t, kWords>& bitmap,
                                                      const std::array<Value, kLevels>& levels) {

@@ -39,8 +39,9 @@ absl::StatusOr<int64_t> TensorBytes(DType type, const std::vector<int64_t>& shap
           absl::StrCat("expected positive dimensions, found [", absl::StrJoin(shape, ", "), "]"));
     }
     if (__builtin_mul_overflow(bytes, shape[i], &bytes)) {
-      return absl::OutOfRangeError(absl::StrCat("a ", NameOf(type), " tensor [", absl::StrJoin(shape, ", "),
-                                                "] needs more bytes than 63 bits count"));
+      return absl::OutOfRangeError(
+          absl::StrCat("expected a tensor of fewer than 2^63 bytes, found ", NameOf(type), " [",
+                       absl::StrJoin(shape, ", "), "]"));
     }
   }
   return bytes;

@@ -25,9 +25,11 @@ TEST(RowBytes, CountsBlocks) {
   EXPECT_EQ(*RowBytes(DType::kQ6_K, 7168), 28 * 210);
   EXPECT_EQ(*RowBytes(DType::kF8E4M3, 5), 5);
   for (const int64_t cols : {int64_t{0}, int64_t{-32}, int64_t{33}}) {
-    EXPECT_EQ(RowBytes(DType::kQ8_0, cols).status().code(), absl::StatusCode::kInvalidArgument) << cols;
+    EXPECT_EQ(RowBytes(DType::kQ8_0, cols).status().code(), absl::StatusCode::kInvalidArgument)
+        << cols;
   }
-  EXPECT_EQ(RowBytes(DType::kF32, std::numeric_limits<int64_t>::max()).status().code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(RowBytes(DType::kF32, std::numeric_limits<int64_t>::max()).status().code(),
+            absl::StatusCode::kOutOfRange);
 }
 
 TEST(TensorBytes, ChecksEveryDimensionAndProduct) {
@@ -36,11 +38,13 @@ TEST(TensorBytes, ChecksEveryDimensionAndProduct) {
   EXPECT_EQ(TensorBytes(DType::kF32, {0, 4}).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(TensorBytes(DType::kF32, {4, 0}).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(TensorBytes(DType::kF32, {-1, 4}).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(TensorBytes(DType::kQ4_K, {2, 100}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(TensorBytes(DType::kQ4_K, {2, 100}).status().code(),
+            absl::StatusCode::kInvalidArgument);
   const int64_t big = int64_t{1} << 40;
   EXPECT_EQ(TensorBytes(DType::kF32, {big, big}).status().code(), absl::StatusCode::kOutOfRange);
   // Each product wraps to a small number when overflow goes unnoticed.
-  EXPECT_EQ(TensorBytes(DType::kF32, {int64_t{1} << 62, 4}).status().code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(TensorBytes(DType::kF32, {int64_t{1} << 62, 4}).status().code(),
+            absl::StatusCode::kOutOfRange);
 }
 
 TensorView StackedView(const std::byte* data) {
