@@ -20,6 +20,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr uint64_t kLastStatusCode = static_cast<uint64_t>(absl::StatusCode::kUnauthenticated);
+
 std::string FinishName(Finish finish) {
   return finish == Finish::kStop ? "stop" : finish == Finish::kLength ? "length" : "";
 }
@@ -36,12 +38,10 @@ class Fields {
   std::string String(const char* key) {
     return Good(key, Has(key) && object_[key].is_string()) ? object_[key].get<std::string>() : "";
   }
-  uint64_t Unsigned(const char* key) {
-    return Good(key, Has(key) && object_[key].is_number_unsigned()) ? object_[key].get<uint64_t>()
-                                                                    : 0;
-  }
-  double Number(const char* key) {
-    return Good(key, Has(key) && object_[key].is_number()) ? object_[key].get<double>() : 0.0;
+  uint64_t Unsigned(const char* key, uint64_t max) {
+    const bool good = Has(key) && object_[key].is_number_unsigned();
+    const uint64_t value = good ? object_[key].get<uint64_t>() : 0;
+    return Good(key, good && value <= max) ? value : 0;
   }
   absl::Status status() const { return status_; }
 
@@ -79,7 +79,7 @@ std::string RecordToJsonLine(const Record& record) {
                {"queue_us", answer.queue_us},
                {"first_token_us", answer.first_token_us},
                {"total_us", answer.total_us},
-               {"wall_ms", absl::ToDoubleMilliseconds(answer.wall)},
+               {"wall_us", absl::ToInt64Microseconds(answer.wall)},
                {"attempts", static_cast<unsigned>(answer.attempts)}};
   // A server's text is UTF-8 by contract; should it not be, U+FFFD beats an exception.
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
@@ -93,19 +93,19 @@ absl::StatusOr<Record> RecordFromJson(const std::string& line) {
   record.id = fields.String("id");
   record.subject = fields.String("subject");
   const std::string gold = fields.String("gold");
-  record.seed = fields.Unsigned("seed");
+  record.seed = fields.Unsigned("seed", UINT64_MAX);
   Answer& answer = record.answer;
-  const auto code = static_cast<absl::StatusCode>(fields.Unsigned("code"));
+  const auto code = static_cast<absl::StatusCode>(fields.Unsigned("code", kLastStatusCode));
   answer.status = absl::Status(code, fields.String("error"));
   answer.text = fields.String("text");
   answer.finish = FinishNamed(fields.String("finish"));
-  answer.prompt_tokens = static_cast<uint32_t>(fields.Unsigned("prompt_tokens"));
-  answer.completion_tokens = static_cast<uint32_t>(fields.Unsigned("completion_tokens"));
-  answer.queue_us = fields.Unsigned("queue_us");
-  answer.first_token_us = fields.Unsigned("first_token_us");
-  answer.total_us = fields.Unsigned("total_us");
-  answer.wall = absl::Milliseconds(fields.Number("wall_ms"));
-  answer.attempts = static_cast<int>(fields.Unsigned("attempts"));
+  answer.prompt_tokens = fields.Unsigned("prompt_tokens", UINT32_MAX);
+  answer.completion_tokens = fields.Unsigned("completion_tokens", UINT32_MAX);
+  answer.queue_us = fields.Unsigned("queue_us", UINT64_MAX);
+  answer.first_token_us = fields.Unsigned("first_token_us", UINT64_MAX);
+  answer.total_us = fields.Unsigned("total_us", UINT64_MAX);
+  answer.wall = absl::Microseconds(fields.Unsigned("wall_us", INT64_MAX));
+  answer.attempts = static_cast<int>(fields.Unsigned("attempts", INT32_MAX));
   TANDEM_RETURN_IF_ERROR(fields.status());
   if (gold.size() != 1) return absl::InvalidArgumentError("key 'gold' is missing or wrong");
   record.gold = gold[0];
