@@ -216,7 +216,7 @@ def file_goldens(data_dir, v3):
 
 def manifest(data_dir):
     packages = ['tokenizers', 'tiktoken', 'jinja2', 'transformers']
-    made = {p.name: p.stat().st_size for p in sorted(HERE.rglob('*')) if p.suffix in ('.z', '.json', '.model') and p.name != 'MANIFEST.json'}
+    made = {str(p.relative_to(HERE)): p.stat().st_size for p in sorted(HERE.rglob('*')) if p.suffix in ('.z', '.json', '.model') and p.name != 'MANIFEST.json'}
     return {'command': 'python make_text_goldens.py DATA_DIR', 'date': datetime.date.today().isoformat(),
             'python': sys.version.split()[0], 'packages': {p: importlib.metadata.version(p) for p in packages},
             'seed': SEED, 'lines': LINE_COUNT, 'sequences': SEQUENCE_COUNT,
