@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Makes the whole-model golden vectors: tiny random models with the structure of real ones.
 
-For each model: config.json and model.safetensors (float32) in Hugging Face form, the float64 logits of
-a prompt and of a greedy continuation, and the experts every layer chose for every token. The float64
-numbers come from the reference below, written from DeepSeek's published formulas in the slow and
-obvious way (no latent-space shortcuts). transformers computes the same model in float32 as a second
-opinion; the largest difference is recorded in MANIFEST.json.
+For each model: config.json and model.safetensors (float32) in Hugging Face form, the float64
+logits of a prompt and of a greedy continuation, and the experts every layer chose for every
+token. The float64 numbers come from the reference below, written from DeepSeek's published
+formulas in the slow and obvious way (no latent-space shortcuts). transformers computes the same
+model in float32 as a second opinion; the largest difference is recorded in MANIFEST.json.
 
-Weights depend on nothing but the seed. A seed is taken only if every routing decision of every token
-has a margin of MARGIN_MIN, so that float32 engines cannot choose other experts by rounding.
+Weights depend on nothing but the seed. A seed is taken only if every routing decision of every
+token has a margin of MARGIN_MIN, so that float32 engines cannot choose other experts by rounding.
 """
 
 import argparse

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Questions, statements and the tokenizer of the quiz model.
 
-The quiz model is a small mixture-of-experts model that knows about two thousand facts and can answer
-them as multiple choice in the MMLU wording. This file turns the fact list into training text and into
-a test set, and trains the tokenizer on that text.
+The quiz model is a small mixture-of-experts model that knows about two thousand facts and can
+answer them as multiple choice in the MMLU wording. This file turns the fact list into training
+text and into a test set, and trains the tokenizer on that text.
 
 Test and training never share a (question, option order) pair: a SHA-256 of question and ordered
 options decides which side a pair belongs to (HELD_OUT_OF). The facts themselves are shared on
-purpose, because the model is meant to have memorised them. Arithmetic is split by problem instead:
-no order of a held-out problem, nor its statement, is ever trained on.
+purpose, because the model is meant to have memorised them. Arithmetic is split by problem
+instead: no order of a held-out problem, nor its statement, is ever trained on.
 """
 
 import argparse
