@@ -18,7 +18,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 BANNED_FOLDER_NAMES = {"utils", "util", "common", "misc"}
 # Spelled in halves, so that this file does not break its own rule.
 BANNED_WORDS = re.compile(r"\b(?:FIX" r"ME|TO" r"DO|XX" r"X)\b")
-CODE_ENDINGS = (".cc", ".h", ".cu", ".cuh", ".proto", ".py", ".sh", ".cmake", "CMakeLists.txt")
+CODE_ENDINGS = (".cc", ".h", ".inl", ".cu", ".cuh", ".proto", ".py", ".sh", ".cmake", "CMakeLists.txt")
 
 
 def line_of(text, position):

@@ -4,7 +4,7 @@ import os
 import pathlib
 
 SKIPPED_FOLDERS = {".git", ".venv", "__pycache__", "build", "Testing", "node_modules", ".cache"}
-CPP = (".cc", ".h", ".cu", ".cuh")
+CPP = (".cc", ".h", ".inl", ".cu", ".cuh")
 
 
 class Tree:
