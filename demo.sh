@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # From a bare Debian 12 to answered questions: ./demo.sh
 #
-# Installs what is missing, builds ./build/release, starts a coordinator, a GPU worker on the host and two CPU workers on this
-# machine, asks the quiz model its test questions and ends with the result table. No GPU, no download.
+# Installs what is missing, builds ./build/release, starts a coordinator, a GPU worker on the host backend and two CPU
+# workers on this machine, asks the quiz model its test questions and ends with the result table. No GPU, no download.
 #
 #   --questions N   only the first N questions (default 200; 0 asks all)
 #   --format F      bf16 (default), or a quantized copy of the routed experts that lies in models/quiz, such as q4_K_M

@@ -176,8 +176,8 @@ def headers_say_why(tree):
     for path in tree.having(".h", ".cuh"):
         if not tree.text(path).startswith("//"):
             yield path, 1, "opens without a comment that says why the header exists"
-        if not re.search(r"^#pragma once$", tree.text(path), re.M):
-            yield path, 1, "has no #pragma once"
+        if not re.search(r"^#pragma once$|^//.*\bNo include guard: ", tree.text(path), re.M):
+            yield path, 1, "has no #pragma once, nor a comment `No include guard: <why>`"
 
 
 def is_unbreakable(path, line):
@@ -222,13 +222,16 @@ def scripts_can_run(tree):
 
 # ---- what is documented ------------------------------------------------------------------------------------------
 
+METRIC = re.compile(r'\b(?:Counter|Gauge|Histogram)\(\s*"(tandem_[a-z0-9_]+)"')
+
+
 def metric_literals(tree):
     for path in tree.cpp():
         if path.startswith("tests/") or path.endswith("_test.cc"):
             continue
         text = strip_cpp(tree.text(path), keep_strings=True)
-        for match in re.finditer(r'"(tandem_[a-z0-9_]+)"', text):
-            yield path, line_of(text, match.start()), match.group(1)
+        for match in METRIC.finditer(text):
+            yield path, line_of(text, match.start(1)), match.group(1)
 
 
 def metrics_are_documented(tree):

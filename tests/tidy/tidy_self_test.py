@@ -23,7 +23,7 @@ CLEAN = {
     "lib/kernels/dot_avx2.cc": '#include "lib/base/add.h"\n',
     "lib/kernels/CMakeLists.txt": "foreach(isa avx2)\n list(APPEND s dot_${isa}.cc)\nendforeach()\n",
     "cpu_worker/main.cc": '#include "lib/base/add.h"\n#include "lib/rpc/frame.cc"\n'
-                          'const char* kRows = "tandem_rows_total";\n',
+                          'auto& rows = m.Counter(\n    "tandem_rows_total", "Rows.");\nint tandem_x;\n',
     "cpu_worker/CMakeLists.txt": "tandem_program(w SRCS main.cc)\n",
     "proto/a.proto": "// Why.\nmessage A {\n  uint32 x = 1;\n}\nmessage B {\n  uint32 y = 1;  // the y\n}\n",
     "proto/CMakeLists.txt": "foreach(n a)\n  protoc(${n}.proto)\nendforeach()\n",
@@ -81,7 +81,7 @@ SPOILED = {
     "folders_have_a_reason": [{"lib/utils/README.md": "things\n"}, {"tools/misc/a.txt": "things\n"}],
     "scripts_can_run": [{"tools/run.sh": "echo\n"}, {"tools/run": "#!/bin/bash\n"}],
     "metrics_are_documented": [
-        with_built("cpu_worker", "count.cc", 'const char* k = "tandem_lost_total";\n'),
+        with_built("cpu_worker", "count.cc", 'auto& k = m->Gauge("tandem_lost_total", "Lost.");\n'),
         {"docs/metrics.md": CLEAN["docs/metrics.md"] + "| `tandem_gone_total` |\n"},
     ],
     "proto_fields_are_explained": [
@@ -115,6 +115,10 @@ class TidySelfTest(unittest.TestCase):
 
     def test_test_sources_are_exempt_from_layers(self):
         files = {**CLEAN, **with_built("lib/base", "up_test.cc", '#include "lib/rpc/frame.cc"\n')}
+        self.assertEqual(rules_that_complain(files), [])
+
+    def test_header_without_guard_may_say_why(self):
+        files = {**CLEAN, **with_built("lib/base", "part.h", "// A part. No include guard: included twice.\nint x;\n")}
         self.assertEqual(rules_that_complain(files), [])
 
     def test_listed_long_function_passes(self):
