@@ -13,7 +13,7 @@ namespace tandem::text {
 
 struct RenderLimits {
   size_t output_bytes_max = size_t{16} << 20;  // a context of 163,840 tokens has about 1 MB
-  int64_t steps_max = 50'000'000;              // about a second; a long conversation takes 100,000
+  int64_t steps_max = 10'000'000;              // about a second; a long conversation takes 100,000
 };
 
 // InvalidArgument for what the template or its input does wrong (with the line of the template),

@@ -25,7 +25,7 @@ const Json& Goldens() {
 
 void ExpectCase(const Json& c, const std::string& source, const Json& messages,
                 const ChatTemplateOptions& options) {
-  SCOPED_TRACE(c["name"].get<std::string>() + ": " + source.substr(0, 400));
+  SCOPED_TRACE(c.value("conversation", "") + " " + source.substr(0, 400));
   const absl::StatusOr<ChatTemplate> made = ChatTemplate::Parse(source);
   const absl::StatusOr<std::string> text =
       made.ok() ? made->Render(messages, options) : made.status();
@@ -47,7 +47,9 @@ TEST(ChatTemplateGolden, ConversationsRenderAsJinja2) {
     if (!c.contains("template")) continue;
     const std::string name = c["template"];
     if (name == "@deepseek_v3" && !has_v3) continue;
-    const Json& context = c["context"];
+    Json context = Goldens()["base"];
+    context.update(Goldens()["variants"][c["variant"].get<size_t>()]);
+    const Json& messages = Goldens()["conversations"][c["conversation"].get<std::string>()];
     ChatTemplateOptions options;
     options.add_generation_prompt = context["add_generation_prompt"];
     options.bos_token = context["bos_token"];
@@ -55,7 +57,7 @@ TEST(ChatTemplateGolden, ConversationsRenderAsJinja2) {
     options.tools = context["tools"];
     if (context.contains("thinking")) options.extra["thinking"] = context["thinking"];
     ExpectCase(c, name == "@deepseek_v3" ? v3 : Goldens()["templates"][name].get<std::string>(),
-               context["messages"], options);
+               messages, options);
     c["expected"].is_null() ? ++refused : ++rendered;
   }
   EXPECT_GE(rendered, 80);

@@ -244,26 +244,30 @@ def render(env, source, context):
         return None
 
 
+BASE = {'tools': None, 'documents': None, 'bos_token': '<｜begin▁of▁sentence｜>', 'eos_token': '<｜end▁of▁sentence｜>'}
+VARIANTS = [{'add_generation_prompt': True}, {'add_generation_prompt': False},
+            {'add_generation_prompt': True, 'thinking': False, 'tools': TOOLS}]
+
+
 def conversation_cases(env, v3_template):
     templates = {'@deepseek_v3': v3_template, 'v2': V2, 'r1': R1, 'kimi': KIMI}
     for name, source in templates.items():
         for talk, messages in CONVERSATIONS.items():
-            for variant in ({'add_generation_prompt': True}, {'add_generation_prompt': False},
-                            {'add_generation_prompt': True, 'thinking': False, 'tools': TOOLS}):
-                context = {'messages': messages, 'tools': None, 'documents': None,
-                           'bos_token': '<｜begin▁of▁sentence｜>', 'eos_token': '<｜end▁of▁sentence｜>', **variant}
-                yield {'name': f'{name} {talk}', 'template': name, 'context': context,
+            for variant in range(len(VARIANTS)):
+                context = {'messages': messages, **BASE, **VARIANTS[variant]}
+                yield {'template': name, 'conversation': talk, 'variant': variant,
                        'expected': render(env, source, context)}
 
 
 def render_all(v3_template):
     env = environment()
     cases = list(conversation_cases(env, v3_template))
-    for i, source in enumerate(FEATURES):
+    for source in FEATURES:
         expected = render(env, source, DATA)
         assert expected is not None, source
-        cases.append({'name': f'feature {i}', 'source': source, 'expected': expected})
-    for i, source in enumerate(ERRORS):
+        cases.append({'source': source, 'expected': expected})
+    for source in ERRORS:
         assert render(env, source, DATA) is None, source
-        cases.append({'name': f'error {i}', 'source': source, 'expected': None})
-    return {'templates': {'v2': V2, 'r1': R1, 'kimi': KIMI}, 'data': DATA, 'cases': cases}
+        cases.append({'source': source, 'expected': None})
+    return {'templates': {'v2': V2, 'r1': R1, 'kimi': KIMI}, 'conversations': CONVERSATIONS, 'base': BASE,
+            'variants': VARIANTS, 'data': DATA, 'cases': cases}
