@@ -1,4 +1,5 @@
-// Chat templates from outside: whatever the bytes, parsing and rendering end with a text or a status.
+// Chat templates from outside: whatever the bytes, parsing and rendering end with a text or a
+// status.
 #include <cstddef>
 #include <cstdint>
 #include <string_view>

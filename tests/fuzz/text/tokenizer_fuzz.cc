@@ -1,6 +1,6 @@
-// Tokenizer files and texts from outside: whatever the bytes, reading them ends with a tokenizer or a status, and a
-// tokenizer that was made encodes any text without losing a byte of it.
-// Input: one byte picks the reader; then the file, a zero byte, and the text to encode.
+// Tokenizer files and texts from outside: whatever the bytes, reading them ends with a tokenizer or
+// a status, and a tokenizer that was made encodes any text without losing a byte of it. Input: one
+// byte picks the reader; then the file, a zero byte, and the text to encode.
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -19,7 +19,8 @@ using tandem::Tokenizer;
 
 // A vocabulary of single bytes under a pre-tokenizer named by the input's first byte.
 std::unique_ptr<Tokenizer> ByteTokenizer(uint8_t pick) {
-  static constexpr const char* kNames[] = {"deepseek-v3", "deepseek-llm", "deepseek-coder", "kimi-k2"};
+  static constexpr const char* kNames[] = {"deepseek-v3", "deepseek-llm", "deepseek-coder",
+                                           "kimi-k2"};
   tandem::TokenizerFields fields;
   fields.model = "gpt2";
   fields.pre = kNames[pick % 4];
@@ -56,10 +57,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view rest(reinterpret_cast<const char*>(data) + 1, size - 1);
   const size_t zero = rest.find('\0');
   const std::string_view file = rest.substr(0, zero);
-  const std::string_view text = zero == std::string_view::npos ? std::string_view() : rest.substr(zero + 1);
+  const std::string_view text =
+      zero == std::string_view::npos ? std::string_view() : rest.substr(zero + 1);
   if (pick % 3 == 0) {
     const auto made = Tokenizer::FromTokenizerJsonBytes(file, text, "fuzz");
-    if (made.ok()) EncodeAndBack(**made, text, /*keeps_spaces=*/false);  // lstrip tokens swallow some
+    if (made.ok())
+      EncodeAndBack(**made, text, /*keeps_spaces=*/false);  // lstrip tokens swallow some
     const auto plain = Tokenizer::FromTokenizerJsonBytes(file, "", "fuzz");
     if (plain.ok()) EncodeAndBack(**plain, text, false);
   } else if (pick % 3 == 1) {
