@@ -1,0 +1,94 @@
+#include "tools/tandem/up_options.h"
+
+#include <algorithm>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+
+namespace tandem::launcher {
+namespace {
+
+void AddText(CLI::App& app, const char* flag, std::string* value, const char* help) {
+  app.add_option(flag, *value, help);
+}
+
+void Pass(const std::string& flag, const std::string& value, std::vector<std::string>* args) {
+  if (value.empty()) return;
+  // One word, so that a negative number is not taken for a flag.
+  args->push_back(absl::StrCat(flag, "=", value));
+}
+
+}  // namespace
+
+void AddUpOptions(CLI::App& app, UpOptions* o) {
+  app.add_option("--model", o->model, "Model folder or GGUF file")->required();
+  app.add_option("--cpu-workers", o->cpu_workers, "CPU workers, which hold the experts")
+      ->capture_default_str()->check(CLI::Range(0, 64));
+  app.add_option("--gpu-threads", o->gpu_threads, "Threads of the GPU worker's host backend; 0: one per core")
+      ->capture_default_str()->check(CLI::Range(0, 1024));
+  app.add_option("--cpu-threads", o->cpu_threads, "Threads of each CPU worker; 0: the cores shared between them")
+      ->capture_default_str()->check(CLI::Range(0, 1024));
+  app.add_option("--listen", o->listen, "Address for users; port 0 takes any free one")->capture_default_str();
+  app.add_option("--wait-ready-seconds", o->wait_ready_seconds, "Give up when the cluster is not ready by then")
+      ->capture_default_str()->check(CLI::Range(0.1, 86400.0));
+  const std::string no_restart_help = "Leave a worker that died dead", json_help = "Print the state as one JSON line";
+  app.add_flag("--no-restart", o->no_restart, no_restart_help);
+  app.add_flag("--json", o->json, json_help);
+  app.add_option("--log-dir", o->log_dir, "Folder for the programs' logs; a temporary one when empty");
+  app.add_option("--state-file", o->state_file, "JSON file with addresses and process ids, kept up to date");
+  AddText(app, "--backend", &o->backend, "GPU worker: host or cuda");
+  AddText(app, "--precision", &o->precision, "GPU worker: bf16 or f32");
+  AddText(app, "--attention", &o->attention, "GPU worker: flash or reference");
+  AddText(app, "--routing", &o->routing, "Workers: how old GGUF files are read, assume or as-file");
+  AddText(app, "--kv-tokens", &o->kv_tokens, "GPU worker: tokens the KV cache holds");
+  AddText(app, "--rows-max", &o->rows_max, "GPU worker: rows of one step");
+  AddText(app, "--replicas", &o->replicas, "Coordinator: CPU workers that hold each expert");
+  AddText(app, "--replace-after-seconds", &o->replace_after_seconds, "Coordinator: see there");
+  AddText(app, "--prefill-chunk", &o->prefill_chunk, "Coordinator: prompt tokens per step");
+  AddText(app, "--sequences-max", &o->sequences_max, "Coordinator: requests running at once");
+  AddText(app, "--context-tokens", &o->context_tokens, "Coordinator: longest prompt plus answer");
+  AddText(app, "--lease-seconds", &o->lease_seconds, "Coordinator: a worker silent for so long is lost");
+  AddText(app, "--ready-wait-seconds", &o->ready_wait_seconds, "Coordinator: see there");
+  AddText(app, "--drain-seconds", &o->drain_seconds, "Coordinator: how long running requests may take at the end");
+  AddText(app, "--cpu-memory-limit", &o->cpu_memory_limit, "CPU workers: most bytes of experts each");
+}
+
+std::vector<std::string> CoordinatorArgs(const UpOptions& o, const std::string& address, const std::string& admin) {
+  std::vector<std::string> args = {"--model", o.model, "--listen", address, "--admin-listen", admin,
+                                   "--expect-cpu-workers", absl::StrCat(o.cpu_workers)};
+  Pass("--replicas", o.replicas, &args);
+  Pass("--replace-after-seconds", o.replace_after_seconds, &args);
+  Pass("--prefill-chunk", o.prefill_chunk, &args);
+  Pass("--sequences-max", o.sequences_max, &args);
+  Pass("--context-tokens", o.context_tokens, &args);
+  Pass("--lease-seconds", o.lease_seconds, &args);
+  Pass("--ready-wait-seconds", o.ready_wait_seconds, &args);
+  // StopAll gives ten seconds.
+  Pass("--drain-seconds", o.drain_seconds.empty() ? "8" : o.drain_seconds, &args);
+  return args;
+}
+
+std::vector<std::string> GpuWorkerArgs(const UpOptions& o, const std::string& address, const std::string& admin) {
+  std::vector<std::string> args = {"--model", o.model, "--coordinator", address, "--listen", "127.0.0.1:0",
+                                   "--admin-listen", admin};
+  if (o.gpu_threads > 0) Pass("--threads", absl::StrCat(o.gpu_threads), &args);
+  Pass("--backend", o.backend, &args);
+  Pass("--precision", o.precision, &args);
+  Pass("--attention", o.attention, &args);
+  Pass("--routing", o.routing, &args);
+  Pass("--kv-tokens", o.kv_tokens, &args);
+  Pass("--rows-max", o.rows_max, &args);
+  return args;
+}
+
+std::vector<std::string> CpuWorkerArgs(const UpOptions& o, const std::string& address, const std::string& admin) {
+  const int cores = std::max(1u, std::thread::hardware_concurrency());
+  const int threads = o.cpu_threads > 0 ? o.cpu_threads : std::max(1, cores / std::max(1, o.cpu_workers));
+  std::vector<std::string> args = {"--model", o.model, "--coordinator", address, "--listen", "127.0.0.1:0",
+                                   "--admin-listen", admin, "--threads", absl::StrCat(threads)};
+  Pass("--routing", o.routing, &args);
+  Pass("--memory-limit", o.cpu_memory_limit, &args);
+  return args;
+}
+
+}  // namespace tandem::launcher

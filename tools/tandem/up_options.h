@@ -1,0 +1,37 @@
+// The options of `tandem up`, and what they mean for the programs it starts.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+
+namespace tandem::launcher {
+
+struct UpOptions {
+  std::string model;
+  int cpu_workers = 1;
+  int gpu_threads = 0;  // 0: one per core
+  int cpu_threads = 0;  // 0: the cores shared between the CPU workers
+  std::string listen = "127.0.0.1:0";
+  double wait_ready_seconds = 600;
+  bool no_restart = false;
+  bool json = false;
+  std::string log_dir;
+  std::string state_file;
+  // Handed on as they are; empty: the program's default.
+  std::string backend, precision, attention, routing, kv_tokens, rows_max;                          // GPU worker
+  std::string replicas, replace_after_seconds, prefill_chunk, sequences_max, context_tokens;        // coordinator
+  std::string lease_seconds, ready_wait_seconds, drain_seconds;                                     // coordinator
+  std::string cpu_memory_limit;                                                                     // CPU workers
+};
+
+void AddUpOptions(CLI::App& app, UpOptions* options);
+
+// The arguments behind the program's name. `address` is the coordinator's, `admin` the program's own admin address.
+std::vector<std::string> CoordinatorArgs(const UpOptions& options, const std::string& address, const std::string& admin);
+std::vector<std::string> GpuWorkerArgs(const UpOptions& options, const std::string& address, const std::string& admin);
+std::vector<std::string> CpuWorkerArgs(const UpOptions& options, const std::string& address, const std::string& admin);
+
+}  // namespace tandem::launcher
