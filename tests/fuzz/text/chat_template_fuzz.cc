@@ -15,10 +15,14 @@ namespace {
 const tandem::text::Dict& Context() {
   static const tandem::text::Dict* context = [] {
     const auto json = nlohmann::ordered_json::parse(R"({
-      "messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Ü中"},
-                   {"role": "assistant", "content": null, "tool_calls": [{"id": "a:0", "type": "function",
-                    "function": {"name": "f", "arguments": {"x": [1, 2.5, true]}}}]}],
-      "bos_token": "<b>", "eos_token": "<e>", "n": 7, "items": [3, 1, 2], "add_generation_prompt": true})");
+      "messages": [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "Ü中"},
+        {"role": "assistant", "content": null, "tool_calls": [
+          {"id": "a:0", "type": "function",
+           "function": {"name": "f", "arguments": {"x": [1, 2.5, true]}}}]}],
+      "bos_token": "<b>", "eos_token": "<e>", "n": 7, "items": [3, 1, 2],
+      "add_generation_prompt": true})");
     const auto value = tandem::text::FromJson(json);
     TANDEM_CHECK(value.ok());
     return new tandem::text::Dict(value->dict());
