@@ -1,5 +1,6 @@
-// Engine: executes step plans. One thread owns it. A plan is proven first (plan_check.h), then the sequences take their pages and
-// tokens, the rows go through the network, and each slice gets its token and log probabilities.
+// Engine: executes step plans. One thread owns it. A plan is proven first (plan_check.h), then the
+// sequences take their pages and tokens, the rows go through the network, and each slice gets its
+// token and log probabilities.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +20,9 @@ class Engine {
   // `backend` and `experts` must outlive this.
   Engine(const ModelConfig& config, Backend& backend, ExpertLink* experts);
 
-  // `received`: when the plan arrived; its deadline counts from there. The result's status_code is INVALID_ARGUMENT when the plan
-  // was refused (nothing has changed then), DEADLINE_EXCEEDED when the step ran out of time (its sequences are lost).
+  // `received`: when the plan arrived; its deadline counts from there. The result's status_code is
+  // INVALID_ARGUMENT when the plan was refused (nothing has changed then), DEADLINE_EXCEEDED when
+  // the step ran out of time (its sequences are lost).
   engine::v1::StepResult Run(const engine::v1::StepPlan& plan, absl::Time received,
                              const RouterProbe& probe = {});
   // Forgets every sequence.

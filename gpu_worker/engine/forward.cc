@@ -19,9 +19,13 @@ absl::Duration Elapsed(absl::Duration& since) {
 }  // namespace
 
 Forward::Forward(const ModelConfig& config, Backend& backend, ExpertLink* experts)
-    : config_(config), backend_(backend), experts_(experts),
-      x_(backend.NewRows(RowShape::kHidden)), h_(backend.NewRows(RowShape::kHidden)),
-      q_(backend.NewRows(RowShape::kQueries)), attended_(backend.NewRows(RowShape::kAttended)),
+    : config_(config),
+      backend_(backend),
+      experts_(experts),
+      x_(backend.NewRows(RowShape::kHidden)),
+      h_(backend.NewRows(RowShape::kHidden)),
+      q_(backend.NewRows(RowShape::kQueries)),
+      attended_(backend.NewRows(RowShape::kAttended)),
       shared_(backend.NewRows(RowShape::kHidden)) {}
 
 absl::Status Forward::Run(const StepBatch& step, std::span<const int64_t> owners,
@@ -69,12 +73,14 @@ void Forward::Moe(int64_t layer, const StepBatch& step, absl::Time deadline,
 
   backend_.ReadRows(*h_, &wire_);
   const bool bf16 = backend_.info().precision == Precision::kBf16;
-  RoutedLayer routed_layer{
-      .layer = static_cast<uint32_t>(layer), .hidden = config_.hidden_size, .choice = &choice,
-      .dtype = bf16 ? tensor::v1::WIRE_DTYPE_BF16 : tensor::v1::WIRE_DTYPE_F32, .x = wire_,
-      .grid_exponents = {},
-      .activation_form = bf16 ? experts::v1::ACTIVATION_FORM_NATIVE
-                              : experts::v1::ACTIVATION_FORM_F32};
+  RoutedLayer routed_layer{.layer = static_cast<uint32_t>(layer),
+                           .hidden = config_.hidden_size,
+                           .choice = &choice,
+                           .dtype = bf16 ? tensor::v1::WIRE_DTYPE_BF16 : tensor::v1::WIRE_DTYPE_F32,
+                           .x = wire_,
+                           .grid_exponents = {},
+                           .activation_form = bf16 ? experts::v1::ACTIVATION_FORM_NATIVE
+                                                   : experts::v1::ACTIVATION_FORM_F32};
   std::vector<bool> alive(step.rows());
   for (int64_t r = 0; r < step.rows(); ++r) alive[r] = row_status_[r].ok();
   experts_->Start(routed_layer, alive, deadline);

@@ -1,5 +1,5 @@
-// Forward: one pass of a step's rows through the network, top to bottom. What a layer does on the device is Backend's, what the
-// routed experts do is ExpertLink's; the order of both is here.
+// Forward: one pass of a step's rows through the network, top to bottom. What a layer does on the
+// device is Backend's, what the routed experts do is ExpertLink's; the order of both is here.
 #pragma once
 
 #include <cstdint>
@@ -23,17 +23,20 @@ struct ForwardTimes {
 
 // For tests of arithmetic: looks into and overrides the router, by layer.
 struct RouterProbe {
-  const std::vector<std::vector<uint32_t>>* forced_ids = nullptr;  // [layers][rows * k]; empty: not forced
-  std::vector<RouterChoice>* choices = nullptr;                    // [layers] receives what was chosen
+  const std::vector<std::vector<uint32_t>>* forced_ids =
+      nullptr;                                   // [layers][rows * k]; empty: not forced
+  std::vector<RouterChoice>* choices = nullptr;  // [layers] receives what was chosen
 };
 
 class Forward {
  public:
-  // `backend` and `experts` must outlive this; `experts` may be null for a model without MoE layers.
+  // `backend` and `experts` must outlive this; `experts` may be null for a model without MoE
+  // layers.
   Forward(const ModelConfig& config, Backend& backend, ExpertLink* experts);
 
-  // Runs all layers over `step`. owners [rows]: rows with equal numbers stand or fall together (one sequence). row_status [rows]:
-  // why a row has no result, OK for the others, which are complete. DEADLINE_EXCEEDED: no row is.
+  // Runs all layers over `step`. owners [rows]: rows with equal numbers stand or fall together (one
+  // sequence). row_status [rows]: why a row has no result, OK for the others, which are complete.
+  // DEADLINE_EXCEEDED: no row is.
   absl::Status Run(const StepBatch& step, std::span<const int64_t> owners, absl::Time deadline,
                    std::vector<absl::Status>* row_status, const RouterProbe& probe = {});
 
@@ -53,9 +56,9 @@ class Forward {
   Backend& backend_;
   ExpertLink* experts_;
   std::unique_ptr<DeviceRows> x_, h_, q_, attended_, shared_;
-  std::vector<std::byte> wire_;          // [rows, hidden] as sent
-  std::vector<float> routed_;            // [rows, hidden]
-  std::vector<absl::Status> row_status_; // [rows]
+  std::vector<std::byte> wire_;           // [rows, hidden] as sent
+  std::vector<float> routed_;             // [rows, hidden]
+  std::vector<absl::Status> row_status_;  // [rows]
   ForwardTimes times_;
 };
 

@@ -1,6 +1,6 @@
-// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011): a pure
-// function of key and counter. Sampling keys it by (seed, position), so a draw depends on nothing else: not on the batch, not on
-// what was drawn before, not on a replay.
+// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel Random Numbers: As Easy as
+// 1, 2, 3" (SC 2011): a pure function of key and counter. Sampling keys it by (seed, position), so
+// a draw depends on nothing else: not on the batch, not on what was drawn before, not on a replay.
 #pragma once
 
 #include <array>

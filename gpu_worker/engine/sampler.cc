@@ -24,7 +24,8 @@ struct MoreLikely {
   }
 };
 
-// The tokens from the most likely on, each found when asked for: a draw rarely needs more than a few of a large vocabulary.
+// The tokens from the most likely on, each found when asked for: a draw rarely needs more than a
+// few of a large vocabulary.
 class BestFirst {
  public:
   explicit BestFirst(std::span<const float> logits)
@@ -82,8 +83,8 @@ struct Candidate {
   double weight;  // exp((logit - highest) / temperature)
 };
 
-// The first tokens of `order` that top-k, top-p and min-p keep. top-p counts shares of what top-k kept; `all_weights` is the sum
-// over the whole vocabulary.
+// The first tokens of `order` that top-k, top-p and min-p keep. top-p counts shares of what top-k
+// kept; `all_weights` is the sum over the whole vocabulary.
 std::vector<Candidate> Keep(const SamplingParams& p, BestFirst order,
                             std::span<const float> weights, double all_weights) {
   std::vector<Candidate> kept;
@@ -147,7 +148,8 @@ absl::Status CheckSampling(const SamplingParams& p, int64_t vocab_size) {
     return value >= low && value <= high;  // false for NaN
   };
   // Limits far beyond use that keep every product finite in f32.
-  if (!within(p.temperature(), 0, 100)) return OutOfRange("temperature", "0 to 100", p.temperature());
+  if (!within(p.temperature(), 0, 100))
+    return OutOfRange("temperature", "0 to 100", p.temperature());
   if (!within(p.top_p(), 0, 1)) return OutOfRange("top_p", "0 to 1", p.top_p());
   if (!within(p.min_p(), 0, 1)) return OutOfRange("min_p", "0 to 1", p.min_p());
   if (!within(p.repetition_penalty(), 0, 100)) {
@@ -194,7 +196,8 @@ absl::Status CheckLogits(std::span<const float> logits) {
   return absl::OkStatus();
 }
 
-sampling::v1::PositionLogprobs Logprobs(std::span<const float> logits, uint32_t token, int64_t top) {
+sampling::v1::PositionLogprobs Logprobs(std::span<const float> logits, uint32_t token,
+                                        int64_t top) {
   TANDEM_CHECK_LT(token, logits.size());
   const double highest = *std::max_element(logits.begin(), logits.end());
   double sum = 0;

@@ -1,5 +1,6 @@
-// The sampler: from one row of logits to the next token, and log probabilities. Pure functions; the order of the steps is
-// that of proto/sampling.proto: logit bias, penalties, temperature, top-k, top-p, min-p, draw.
+// The sampler: from one row of logits to the next token, and log probabilities. Pure functions; the
+// order of the steps is that of proto/sampling.proto: logit bias, penalties, temperature, top-k,
+// top-p, min-p, draw.
 #pragma once
 
 #include <cstdint>
@@ -11,23 +12,25 @@
 namespace tandem::gpu_worker {
 
 struct SampleInput {
-  std::span<const float> logits;           // [vocab], finite
+  std::span<const float> logits;  // [vocab], finite
   const sampling::v1::SamplingParams* params = nullptr;
-  std::span<const uint32_t> tokens;        // the sequence so far, prompt first
-  int64_t prompt_tokens = 0;               // of them
+  std::span<const uint32_t> tokens;  // the sequence so far, prompt first
+  int64_t prompt_tokens = 0;         // of them
 };
 
 // INVALID_ARGUMENT names a parameter outside its range (expected and found).
 absl::Status CheckSampling(const sampling::v1::SamplingParams& params, int64_t vocab_size);
 
-// Temperature 0: the highest adjusted logit, the lowest id on a tie. Otherwise one draw from the kept tokens, walked from the
-// most likely on (lower id first on a tie), keyed by (seed, tokens.size()). Penalties count the last `tokens` only.
+// Temperature 0: the highest adjusted logit, the lowest id on a tie. Otherwise one draw from the
+// kept tokens, walked from the most likely on (lower id first on a tie), keyed by (seed,
+// tokens.size()). Penalties count the last `tokens` only.
 uint32_t SampleToken(const SampleInput& input);
 
 // DATA_LOSS when a logit is NaN or infinite: such a row must not become a token.
 absl::Status CheckLogits(std::span<const float> logits);
 
-// Log probabilities under the raw logits at temperature 1, summed in f64: of `token` and of the `top` most likely tokens.
+// Log probabilities under the raw logits at temperature 1, summed in f64: of `token` and of the
+// `top` most likely tokens.
 sampling::v1::PositionLogprobs Logprobs(std::span<const float> logits, uint32_t token, int64_t top);
 
 }  // namespace tandem::gpu_worker

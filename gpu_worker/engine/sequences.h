@@ -1,5 +1,6 @@
-// Sequences: what the worker remembers between steps: each sequence's tokens, sampling and page table, and which pages are
-// taken. Page numbers are the coordinator's; the worker only proves that no page serves two sequences.
+// Sequences: what the worker remembers between steps: each sequence's tokens, sampling and page
+// table, and which pages are taken. Page numbers are the coordinator's; the worker only proves that
+// no page serves two sequences.
 #pragma once
 
 #include <cstdint>
@@ -16,11 +17,13 @@ struct Sequence {
   uint64_t id = 0;
   sampling::v1::SamplingParams sampling;
   int64_t prompt_tokens = 0;
-  std::vector<uint32_t> tokens;     // fed so far, by position
-  std::vector<uint32_t> pages;      // page table
-  // Logits after the last token, kept while prompt log probabilities are asked for chunk by chunk; else empty.
-  std::vector<float> last_logits;   // [vocab]
-  absl::Status failure;             // not OK: a slice failed, the cached keys are incomplete, nothing more is computed
+  std::vector<uint32_t> tokens;  // fed so far, by position
+  std::vector<uint32_t> pages;   // page table
+  // Logits after the last token, kept while prompt log probabilities are asked for chunk by chunk;
+  // else empty.
+  std::vector<float> last_logits;  // [vocab]
+  absl::Status
+      failure;  // not OK: a slice failed, the cached keys are incomplete, nothing more is computed
 };
 
 class Sequences {

@@ -28,15 +28,16 @@ std::vector<int64_t> RowRange(int64_t begin, int64_t count) {
 }  // namespace
 
 Engine::Engine(const ModelConfig& config, Backend& backend, ExpertLink* experts)
-    : config_(config), backend_(backend), forward_(config, backend, experts),
+    : config_(config),
+      backend_(backend),
+      forward_(config, backend, experts),
       sequences_(backend.info().kv_pages) {}
 
 StepResult Engine::Run(const StepPlan& plan, absl::Time received, const RouterProbe& probe) {
   const absl::Time started = absl::Now();
   StepResult result;
   result.set_step_id(plan.step_id());
-  absl::Status status =
-      CheckPlan(plan, sequences_, {backend_.info().rows_max, config_.vocab_size});
+  absl::Status status = CheckPlan(plan, sequences_, {backend_.info().rows_max, config_.vocab_size});
   if (status.ok()) {
     status = Execute(plan, received + absl::Milliseconds(plan.deadline_ms()), probe, &result);
     for (const uint64_t id : plan.releases()) sequences_.Release(id);
@@ -98,10 +99,9 @@ StepBatch Engine::MakeBatch(std::vector<Work>& works) const {
     if (!work.sequence->failure.ok()) continue;
     const SequenceSlice& slice = *work.slice;
     work.row_begin = batch.rows();
-    batch.segments.push_back({slice.kind() == engine::v1::SLICE_KIND_PREFILL ? RowKind::kPrefill
-                                                                             : RowKind::kDecode,
-                              work.row_begin, slice.token_ids_size(), slice.start_position(),
-                              work.sequence->pages});
+    batch.segments.push_back(
+        {slice.kind() == engine::v1::SLICE_KIND_PREFILL ? RowKind::kPrefill : RowKind::kDecode,
+         work.row_begin, slice.token_ids_size(), slice.start_position(), work.sequence->pages});
     for (int i = 0; i < slice.token_ids_size(); ++i) {
       batch.token_ids.push_back(slice.token_ids(i));
       batch.positions.push_back(static_cast<int64_t>(slice.start_position()) + i);
@@ -148,15 +148,15 @@ void Engine::SampleAll(std::span<const Work> works, std::span<absl::Status> stat
     forward_.Logits(rows, &logits_);
     for (size_t i = 0; i < count; ++i) {
       const int64_t index = chosen[begin + i];
-      statuses[index] =
-          Sample(works[index], std::span(logits_).subspan(i * config_.vocab_size, config_.vocab_size),
-                 result->mutable_slices(static_cast<int>(index)));
+      statuses[index] = Sample(
+          works[index], std::span(logits_).subspan(i * config_.vocab_size, config_.vocab_size),
+          result->mutable_slices(static_cast<int>(index)));
     }
   }
 }
 
-// Position p's log probability comes from the logits of position p - 1, which for a slice's first token were computed by the
-// slice before.
+// Position p's log probability comes from the logits of position p - 1, which for a slice's first
+// token were computed by the slice before.
 absl::Status Engine::AddPromptLogprobs(const Work& work, SliceResult* result) {
   Sequence& sequence = *work.sequence;
   const SequenceSlice& slice = *work.slice;

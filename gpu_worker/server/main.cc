@@ -1,0 +1,233 @@
+// tandem-gpu-worker: the forward pass, KV memory and sampler of a cluster; the routed experts are
+// asked of CPU workers.
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "gpu_worker/backend/host/host_backend.h"
+#include "gpu_worker/engine/engine.h"
+#include "gpu_worker/server/engine_runner.h"
+#include "gpu_worker/server/engine_service.h"
+#include "gpu_worker/server/options.h"
+#include "lib/base/log.h"
+#include "lib/base/program.h"
+#include "lib/base/status_macros.h"
+#include "lib/kernels/kernel_table.h"
+#include "lib/rpc/admin_server.h"
+#include "lib/rpc/grpc_server.h"
+#include "lib/rpc/member_agent.h"
+#include "lib/rpc/transport.h"
+
+namespace tandem::gpu_worker {
+namespace {
+
+constexpr char kProgram[] = "tandem-gpu-worker";
+constexpr char kExamples[] =
+    "  tandem-gpu-worker --model models/quiz --coordinator 127.0.0.1:50051\n"
+    "  tandem-gpu-worker --model DeepSeek-V3.gguf --coordinator head:50051 --listen 0.0.0.0:50061\n"
+    "      --advertise gpu0 --admin-listen 0.0.0.0:9090 --attention flash --kv-tokens 65536";
+
+// How often a new placement epoch is looked for, to tell the coordinator that it is in use.
+constexpr absl::Duration kEpochInterval = absl::Milliseconds(200);
+
+using membership::v1::WorkerState;
+
+uint64_t BytesPerExpert(const ModelWeights& weights) {
+  uint64_t largest = 0;
+  for (const LayerWeights& layer : weights.layers) {
+    for (const FfnWeights& expert : layer.experts) {
+      const int64_t bytes =
+          expert.gate.view.size_bytes + expert.up.view.size_bytes + expert.down.view.size_bytes;
+      largest = std::max<uint64_t>(largest, bytes);
+    }
+  }
+  return largest;
+}
+
+membership::v1::RegisterRequest Registration(const ModelWeights& weights,
+                                             const std::string& address) {
+  membership::v1::RegisterRequest registration;
+  registration.set_kind(membership::v1::WORKER_KIND_GPU);
+  registration.set_address(address);
+  registration.set_model_digest(weights.digest);
+  registration.set_version(base::VersionString());
+  for (int64_t layer = 0; layer < weights.config.num_hidden_layers; ++layer) {
+    if (weights.config.IsMoeLayer(layer)) registration.add_moe_layers(static_cast<uint32_t>(layer));
+  }
+  registration.set_experts_per_layer(static_cast<uint32_t>(weights.config.n_routed_experts));
+  registration.set_bytes_per_expert(BytesPerExpert(weights));
+  return registration;
+}
+
+HostBackendOptions BackendOptionsOf(const WorkerOptions& o, const ModelConfig& config) {
+  HostBackendOptions out;
+  out.precision = o.precision == "f32" ? Precision::kF32 : Precision::kBf16;
+  out.attention =
+      o.attention == "reference" ? AttentionKernel::kReference : AttentionKernel::kFlash;
+  out.kv_pages = KvPages(o, config, out.precision);
+  out.rows_max = o.rows_max;
+  out.threads = o.threads > 0 ? o.threads
+                              : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  return out;
+}
+
+engine::v1::DescribeResponse Description(const WorkerOptions& o, const ModelWeights& weights,
+                                         const BackendInfo& backend, const std::string& worker_id) {
+  engine::v1::DescribeResponse d;
+  d.set_worker_id(worker_id);
+  d.set_model_digest(weights.digest);
+  d.set_kv_pages(static_cast<uint32_t>(backend.kv_pages));
+  d.set_page_tokens(kPageTokens);
+  d.set_rows_max(static_cast<uint32_t>(backend.rows_max));
+  d.set_backend(backend.name);
+  d.set_attention(o.attention);
+  d.set_precision(o.precision);
+  d.set_vocab_size(static_cast<uint32_t>(weights.config.vocab_size));
+  d.set_version(base::VersionString());
+  return d;
+}
+
+// Unique per process, so that a restarted worker is a new one.
+std::string WorkerId() {
+  return absl::StrCat("gpu-", getpid(), "-", absl::Hex(absl::ToUnixMicros(absl::Now())));
+}
+
+// Until a stop is asked for: tells the coordinator which placement is in use, and says in the log
+// when it is refused.
+void Serve(rpc::MemberAgent& agent) {
+  uint64_t epoch_told = 0;
+  absl::Status refusal_told;
+  agent.SetState(membership::v1::WORKER_STATE_READY, 0, 0);
+  while (!base::WaitForStop(kEpochInterval)) {
+    const auto placement = agent.placement();
+    if (placement != nullptr && placement->epoch() != epoch_told) {
+      epoch_told = placement->epoch();
+      agent.SetState(membership::v1::WORKER_STATE_READY, epoch_told, 0);
+      base::LogInfo("placement_in_use", {{"epoch", epoch_told}});
+    }
+    if (const absl::Status refusal = agent.refusal(); refusal != refusal_told) {
+      refusal_told = refusal;
+      if (!refusal.ok()) base::LogError("refused_by_coordinator", {{"why", refusal.ToString()}});
+    }
+  }
+}
+
+// No new sequences come from a coordinator that knows; those there are may end.
+void Drain(rpc::MemberAgent& agent, rpc::GrpcServer& server, EngineService& service,
+           const EngineRunner& runner, absl::Duration drain_max) {
+  const auto placement = agent.placement();
+  agent.SetState(membership::v1::WORKER_STATE_DRAINING,
+                 placement == nullptr ? 0 : placement->epoch(), 0);
+  server.SetServing(false);
+  base::LogInfo("draining", {{"sequences", runner.live_sequences()},
+                             {"seconds_max", absl::ToDoubleSeconds(drain_max)}});
+  const absl::Time end = absl::Now() + drain_max;
+  while (runner.live_sequences() > 0 && absl::Now() < end) absl::SleepFor(absl::Milliseconds(20));
+  service.EndStream(absl::UnavailableError("the GPU worker is shutting down"));
+  server.Shutdown(absl::Seconds(1));
+}
+
+// `agent` holds null until the worker has registered.
+WorkerPoolOptions PoolOptions(const std::atomic<rpc::MemberAgent*>& agent) {
+  return {[&agent]() -> std::shared_ptr<const membership::v1::Placement> {
+            const rpc::MemberAgent* there = agent;
+            return there == nullptr ? nullptr : there->placement();
+          },
+          [&agent](uint64_t epoch_seen, absl::Duration wait_max) {
+            rpc::MemberAgent* there = agent;
+            return there != nullptr && there->RefreshPlacement(epoch_seen, wait_max);
+          },
+          rpc::MakeGrpcTransport};
+}
+
+absl::StatusOr<ModelWeights> OpenModel(const WorkerOptions& options) {
+  LoadOptions load;
+  load.routing = options.routing == "as-file" ? OldFileRouting::kAsFile : OldFileRouting::kAssume;
+  TANDEM_ASSIGN_OR_RETURN(ModelWeights weights, LoadModel(options.model, load));
+  for (const std::string& assumption : weights.config.assumptions) {
+    base::LogWarning("model_assumption", {{"what", assumption}});
+  }
+  base::LogInfo("model_opened", {{"model", options.model},
+                                 {"digest", weights.digest},
+                                 {"layers", weights.config.num_hidden_layers}});
+  return weights;
+}
+
+absl::Status Run(const WorkerOptions& options) {
+  TANDEM_RETURN_IF_ERROR(CheckWorkerOptions(options));
+  TANDEM_RETURN_IF_ERROR(kernels::CheckIsa());
+  telemetry::Metrics metrics;
+  std::atomic<bool> ready = false;
+  rpc::AdminOptions admin_options;
+  admin_options.listen = options.admin_listen;
+  admin_options.metrics = &metrics;
+  admin_options.ready = [&ready] {
+    return ready ? absl::OkStatus() : absl::UnavailableError("loading or draining");
+  };
+  TANDEM_ASSIGN_OR_RETURN(const auto admin, rpc::AdminServer::Start(std::move(admin_options)));
+  base::LogInfo("admin_serving", {{"port", admin->port()}});
+
+  TANDEM_ASSIGN_OR_RETURN(const ModelWeights weights, OpenModel(options));
+  const HostBackendOptions backend_options = BackendOptionsOf(options, weights.config);
+  TANDEM_ASSIGN_OR_RETURN(const auto backend, MakeHostBackend(weights, backend_options));
+
+  // The engine's thread asks for placements through this; it is set once the address to register is
+  // known.
+  std::unique_ptr<rpc::MemberAgent> agent;
+  std::atomic<rpc::MemberAgent*> membership = nullptr;
+  WorkerPool workers(PoolOptions(membership));
+  ExpertLink experts(workers, {weights.digest, absl::Seconds(options.expert_patience_seconds)});
+  Engine engine(weights.config, *backend, &experts);
+  EngineMetrics engine_metrics(metrics, backend->info().kv_pages);
+  EngineRunner runner(engine, &experts, engine_metrics);
+  const std::string worker_id = WorkerId();
+  const auto service =
+      EngineService::Make(runner, Description(options, weights, backend->info(), worker_id));
+  TANDEM_ASSIGN_OR_RETURN(const auto server,
+                          rpc::GrpcServer::Start(options.listen, {service->service()}));
+  TANDEM_ASSIGN_OR_RETURN(const std::string address,
+                          AdvertisedAddress(options, server->address(), server->port()));
+
+  membership::v1::RegisterRequest registration = Registration(weights, address);
+  registration.set_worker_id(worker_id);
+  agent = rpc::MemberAgent::Start({options.coordinator, std::move(registration), {}});
+  membership = agent.get();
+  server->SetServing(true);
+  ready = true;
+  base::LogInfo("gpu_worker_serving", {{"worker", worker_id},
+                                       {"address", address},
+                                       {"admin_port", admin->port()},
+                                       {"backend", backend->info().name},
+                                       {"attention", options.attention},
+                                       {"precision", options.precision},
+                                       {"kv_pages", backend->info().kv_pages},
+                                       {"threads", backend_options.threads},
+                                       {"version", base::VersionString()}});
+  Serve(*agent);
+  ready = false;
+  Drain(*agent, *server, *service, runner, absl::Seconds(options.drain_seconds));
+  base::LogInfo("gpu_worker_stopped");
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Runs attention, dense layers, router and sampler for a Tandem cluster.", kProgram);
+  WorkerOptions options;
+  AddWorkerOptions(app, &options);
+  base::AddStandardOptions(app, kExamples);
+  if (const int code = base::ParseOrExitCode(app, argc, argv); code >= 0) return code;
+  base::InstallStopSignals();
+  const absl::Status status = Run(options);
+  return status.ok() ? 0 : base::CannotStart(kProgram, status);
+}
+
+}  // namespace
+}  // namespace tandem::gpu_worker
+
+int main(int argc, char** argv) { return tandem::gpu_worker::Main(argc, argv); }

@@ -1,0 +1,112 @@
+#include "gpu_worker/server/options.h"
+
+#include <algorithm>
+#include <fstream>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "gpu_worker/backend/host/kv_cache.h"
+#include "lib/base/status_macros.h"
+#include "lib/rpc/address.h"
+
+namespace tandem::gpu_worker {
+namespace {
+
+// MemAvailable of /proc/meminfo in bytes; 4 GiB where there is no such file.
+int64_t AvailableBytes() {
+  std::ifstream file("/proc/meminfo");
+  std::string key;
+  int64_t kib = 0;
+  std::string unit;
+  while (file >> key >> kib) {
+    std::getline(file, unit);
+    if (key == "MemAvailable:") return kib * 1024;
+  }
+  return int64_t{4} << 30;
+}
+
+}  // namespace
+
+void AddWorkerOptions(CLI::App& app, WorkerOptions* o) {
+  app.add_option("--model", o->model, "Model folder or GGUF file; experts are not read")
+      ->required();
+  app.add_option("--coordinator", o->coordinator, "Coordinator's host:port")->required();
+  app.add_option("--listen", o->listen, "Address for step plans; port 0 takes any")
+      ->capture_default_str();
+  app.add_option(
+      "--advertise", o->advertise,
+      "host or host:port the coordinator reaches this worker at, when it listens on 0.0.0.0");
+  app.add_option("--admin-listen", o->admin_listen, "Address of /metrics, /healthz, /readyz")
+      ->capture_default_str();
+  app.add_option("--backend", o->backend, "host or cuda")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"host", "cuda"}));
+  app.add_option("--attention", o->attention, "flash or reference")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"flash", "reference"}));
+  app.add_option("--precision", o->precision, "bf16 or f32")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"bf16", "f32"}));
+  app.add_option(
+         "--routing", o->routing,
+         "For GGUF files without routing keys: assume what the model was trained with, or as-file")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"assume", "as-file"}));
+  app.add_option(
+         "--kv-tokens", o->kv_tokens,
+         "Tokens the KV cache holds; 0: the model's context within a quarter of free memory")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 32));
+  app.add_option("--rows-max", o->rows_max, "Rows of one step")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{1}, int64_t{4096}));
+  app.add_option("--threads", o->threads, "Threads of the host backend; 0: one per core")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1024));
+  app.add_option(
+         "--expert-patience-seconds", o->expert_patience_seconds,
+         "How long an expert without a reachable worker is tried again before its sequences fail")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 3600.0));
+  app.add_option("--drain-seconds", o->drain_seconds, "How long sequences may go on after SIGTERM")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 86400.0));
+}
+
+absl::Status CheckWorkerOptions(const WorkerOptions& options) {
+  if (options.backend == "cuda") {
+    return absl::FailedPreconditionError("--backend cuda is not built in; expected --backend host");
+  }
+  return absl::OkStatus();
+}
+
+int64_t KvPages(const WorkerOptions& options, const ModelConfig& config, Precision precision) {
+  int64_t tokens = options.kv_tokens;
+  if (tokens == 0) {
+    const int64_t token_bytes =
+        KvCache::BytesPerToken(precision, config.num_hidden_layers, config.kv_row_dim());
+    tokens = std::min(config.max_position_embeddings, AvailableBytes() / 4 / token_bytes);
+  }
+  return std::max<int64_t>(1, (tokens + kPageTokens - 1) / kPageTokens);
+}
+
+absl::StatusOr<std::string> AdvertisedAddress(const WorkerOptions& options,
+                                              const std::string& listening, int port) {
+  const std::string& wanted = options.advertise;
+  if (wanted.empty()) {
+    TANDEM_ASSIGN_OR_RETURN(const rpc::HostPort address, rpc::ParseHostPort(listening));
+    if (address.host == "0.0.0.0" || address.host == "::") {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--listen ", listening,
+                       " takes all addresses: expected --advertise with the one to use"));
+    }
+    return listening;
+  }
+  absl::StatusOr<rpc::HostPort> address = rpc::ParseHostPort(wanted);
+  if (!address.ok()) address = rpc::HostPort{wanted, 0};
+  if (address->port == 0) address->port = static_cast<uint16_t>(port);
+  return rpc::FormatHostPort(*address);
+}
+
+}  // namespace tandem::gpu_worker

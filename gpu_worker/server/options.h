@@ -1,0 +1,50 @@
+// The GPU worker's command line.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "gpu_worker/backend/backend.h"
+#include "lib/model/config.h"
+#include "proto/membership.pb.h"
+
+namespace tandem::gpu_worker {
+
+struct WorkerOptions {
+  std::string model;
+  std::string coordinator;
+  std::string listen = "127.0.0.1:0";
+  std::string advertise;
+  std::string admin_listen = "127.0.0.1:0";
+  std::string backend = "host";
+  std::string attention = "flash";
+  std::string precision = "bf16";
+  std::string routing = "assume";
+  int64_t kv_tokens = 0;
+  int64_t rows_max = 512;
+  int threads = 0;
+  double expert_patience_seconds = 5;
+  double drain_seconds = 20;
+};
+
+void AddWorkerOptions(CLI::App& app, WorkerOptions* options);
+
+// FAILED_PRECONDITION or INVALID_ARGUMENT: one sentence why a worker cannot start with these
+// options.
+absl::Status CheckWorkerOptions(const WorkerOptions& options);
+
+// Pages for kv_tokens, or for the model's context if that is 0, but then within a quarter of the
+// memory that is free
+// (/proc/meminfo) and at least one page.
+int64_t KvPages(const WorkerOptions& options, const ModelConfig& config, Precision precision);
+
+// The address others reach this worker at: --advertise (a port 0 or none is replaced by the real
+// one), or where it listens. INVALID_ARGUMENT when it listens on all addresses and --advertise is
+// missing.
+absl::StatusOr<std::string> AdvertisedAddress(const WorkerOptions& options,
+                                              const std::string& listening, int port);
+
+}  // namespace tandem::gpu_worker
