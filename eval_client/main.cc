@@ -1,6 +1,6 @@
 // tandem-eval: asks a served model exam questions and says, with statistics, how well it answers.
 #include <cstdio>
-#include <cstring>
+#include <cstdlib>
 #include <string>
 
 #include "CLI/CLI.hpp"
@@ -45,7 +45,11 @@ void AddSuiteOptions(CLI::App& app, RunOptions& options) {
 }
 
 void AddAskingOptions(CLI::App& app, RunOptions& options) {
-  app.add_option("--endpoint", options.endpoint, "Coordinator, host:port")->capture_default_str();
+  // `tandem up` tells the command it runs where the cluster is.
+  if (const char* address = std::getenv("TANDEM_ADDRESS")) options.endpoint = address;
+  app.add_option("--endpoint", options.endpoint,
+                 "Coordinator, host:port (default: TANDEM_ADDRESS, which `tandem up` sets)")
+      ->capture_default_str();
   app.add_option("--concurrency", options.concurrency, "Questions in flight")
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));
@@ -57,10 +61,10 @@ void AddAskingOptions(CLI::App& app, RunOptions& options) {
       ->check(CLI::Range(0.0, 2.0));
   app.add_option("--seed", options.seed, "Seed of the run; each question derives its own")
       ->capture_default_str();
-  app.add_option("--ready-wait-s", options.ready_wait_s, "Seconds to wait for a ready model")
+  app.add_option("--ready-wait-seconds", options.ready_wait_s, "Seconds to wait for a ready model")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 86400.0));
-  app.add_option("--question-timeout-s", options.question_timeout_s,
+  app.add_option("--question-timeout-seconds", options.question_timeout_s,
                  "Seconds per question, all attempts together")
       ->capture_default_str()
       ->check(CLI::Range(0.1, 86400.0));

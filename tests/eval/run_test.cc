@@ -174,6 +174,18 @@ TEST_F(EvalProgram, AsksEverythingAndEndsWithTheTable) {
   EXPECT_EQ(report.out, run.out);
 }
 
+TEST_F(EvalProgram, FindsTheClusterOfTandemUp) {
+  FakeInference server([](const Request& request, int, grpc::ServerContext*, Writer* writer) {
+    return AnswerRightly(request, writer);
+  });
+  setenv("TANDEM_ADDRESS", server.address().c_str(), 1);
+  const Outcome run = Run(
+      {"run", "--data", (folder_ / "quiz.jsonl").string(), "--out", RunFolder(), "--limit", "3"});
+  unsetenv("TANDEM_ADDRESS");
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(server.requests(), 3);
+}
+
 TEST_F(EvalProgram, KeepsAsManyQuestionsInFlightAsAsked) {
   FakeInference server([](const Request& request, int, grpc::ServerContext*, Writer* writer) {
     absl::SleepFor(absl::Milliseconds(100));
@@ -279,7 +291,7 @@ TEST_F(EvalProgram, StartsOnlyWithAModelThatIsReady) {
   model.set_ready(false);
   model.set_not_ready_reason("waiting for 2 workers");
   server.SetModel(model);
-  const Outcome run = Run(RunArguments(server, {"--ready-wait-s", "0.5"}));
+  const Outcome run = Run(RunArguments(server, {"--ready-wait-seconds", "0.5"}));
   EXPECT_EQ(run.exit_code, 2);
   EXPECT_THAT(run.err, HasSubstr("waiting for 2 workers"));
   EXPECT_EQ(server.requests(), 0);
