@@ -70,10 +70,26 @@ def check_one_include(tree, layers, path, quoted, target):
     return None
 
 
+def test_only_files(tree):
+    """Test sources, and headers (with their .cc) that only test sources include: a fake beside the code it stands for."""
+    includers = {}
+    for path in tree.cpp():
+        for _, _, target in includes(tree, path):
+            if target.rsplit(".", 1)[0] != path.rsplit(".", 1)[0]:
+                includers.setdefault(target, set()).add(path)
+    test_only = {p for p in tree.cpp() if p.endswith("_test.cc") or p.startswith("tests/")}
+    while True:
+        more = {h for h, users in includers.items() if h not in test_only and users <= test_only and tree.exists(h)}
+        if not more:
+            return test_only
+        test_only |= more | {h.removesuffix(".h") + ".cc" for h in more}
+
+
 def layers_hold(tree):
     layers = read_layers(tree)
+    test_only = test_only_files(tree)
     for path in tree.cpp():
-        if folder_of(path, layers) is None or path.endswith("_test.cc"):
+        if folder_of(path, layers) is None or path in test_only:
             continue
         for line, quoted, target in includes(tree, path):
             complaint = check_one_include(tree, layers, path, quoted, target)

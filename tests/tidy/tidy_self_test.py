@@ -117,6 +117,15 @@ class TidySelfTest(unittest.TestCase):
         files = {**CLEAN, **with_built("lib/base", "up_test.cc", '#include "lib/rpc/frame.cc"\n')}
         self.assertEqual(rules_that_complain(files), [])
 
+    def test_fakes_are_exempt_while_only_tests_include_them(self):
+        fake = "// A fake server.\n#pragma once\n#include <grpcpp/grpcpp.h>\n"
+        files = {**CLEAN, "cpu_worker/fake.h": fake, "cpu_worker/fake.cc": '#include "cpu_worker/fake.h"\n',
+                 "cpu_worker/x_test.cc": '#include "cpu_worker/fake.h"\n',
+                 "cpu_worker/CMakeLists.txt": "add(main.cc fake.h fake.cc x_test.cc)\n"}
+        self.assertEqual(rules_that_complain(files), [])
+        files["cpu_worker/main.cc"] = CLEAN["cpu_worker/main.cc"] + '#include "cpu_worker/fake.h"\n'
+        self.assertEqual(rules_that_complain(files), ["layers_hold"])
+
     def test_header_without_guard_may_say_why(self):
         files = {**CLEAN, **with_built("lib/base", "part.h", "// A part. No include guard: included twice.\nint x;\n")}
         self.assertEqual(rules_that_complain(files), [])
