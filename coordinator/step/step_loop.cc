@@ -192,11 +192,27 @@ void StepLoop::RefuseWhatNeverFits() {
   }
 }
 
+// A request on its last attempt may be what kills workers. It runs alone, so that, if it is, no other request dies with it.
+StepDecision StepLoop::Decide() const {
+  std::vector<SequenceView> running, waiting, suspect_running, suspect_waiting;
+  const auto sort = [&](const Sequences& from, std::vector<SequenceView>* normal, std::vector<SequenceView>* suspects) {
+    for (const auto& [key, sequence] : from) {
+      const bool last_attempt = sequence->attempts_lost >= options_.attempts_max - 1 && sequence->attempts_lost > 0;
+      (last_attempt ? suspects : normal)->push_back(sequence->View());
+    }
+  };
+  sort(running_, &running, &suspect_running);
+  sort(waiting_, &waiting, &suspect_waiting);
+  if (!suspect_running.empty()) return ScheduleStep(limits_, {suspect_running.front()}, {}, pages_->pages_free());
+  if (!suspect_waiting.empty()) {
+    const StepDecision alone = ScheduleStep(limits_, {}, {suspect_waiting.front()}, pages_->pages_free());
+    if (!alone.slices.empty()) return alone;
+  }
+  return ScheduleStep(limits_, running, waiting, pages_->pages_free());
+}
+
 void StepLoop::RunStep() {
-  std::vector<SequenceView> running, waiting;
-  for (const auto& [key, sequence] : running_) running.push_back(sequence->View());
-  for (const auto& [key, sequence] : waiting_) waiting.push_back(sequence->View());
-  const StepDecision decision = ScheduleStep(limits_, running, waiting, pages_->pages_free());
+  const StepDecision decision = Decide();
   Preempt(decision.preempted);
   const StepPlan plan = BuildPlan(decision);
   // Nothing to do although something waits: its pages come free with a step that is already planned, or it needs time.
@@ -320,6 +336,7 @@ void StepLoop::ApplySlice(uint64_t key, const SliceDecision& slice, bool sampled
     std::optional<sampling::v1::PositionLogprobs> logprobs;
     if (result.has_logprobs()) logprobs = std::move(*result.mutable_logprobs());
     sequence.tokens.push_back(result.token_id());
+    sequence.attempts_lost = 0;  // further than ever: not what it is suspected of
     chunk = sequence.answer.Push(result.token_id(), result.is_stop_token(), std::move(logprobs));
     finished = sequence.answer.finished();
     CountToken(sequence);

@@ -72,6 +72,7 @@ class StepLoop {
   absl::Status EnsureLink();
   absl::Status OpenLink(const ReadyWorker& worker);
   void RefuseWhatNeverFits();
+  StepDecision Decide() const;
   void RunStep();
   engine::v1::StepPlan BuildPlan(const StepDecision& decision);
   void AddSlice(const SliceDecision& slice, engine::v1::StepPlan* plan);
