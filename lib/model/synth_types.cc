@@ -27,7 +27,7 @@ bool Always(int64_t, int64_t) { return true; }
 struct Mix {
   const char* name;
   DType base;
-  DType down;  // routed and shared down projections of the layers `down_where`
+  DType down;  // routed and shared down projections where `down_where` holds
   bool (*down_where)(int64_t layer, int64_t num_layers);
   DType dense_down;
   DType attn_o;
@@ -109,7 +109,7 @@ DType MixedType(const Mix& mix, R role, int64_t layer, int64_t num_layers) {
     case R::kO:
       return mix.attn_o;
     case R::kDenseDown:
-      return mix.dense_down;
+      return mix.down_where(layer, num_layers) ? mix.dense_down : mix.base;
     case R::kStackedDown:
     case R::kExpertDown:
     case R::kSharedDown:
