@@ -4,6 +4,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <map>
@@ -67,16 +68,16 @@ class ScriptedEngine final : public engine::v1::Engine::Service {
   grpc::Status Run(grpc::ServerContext*,
                    grpc::ServerReaderWriter<engine::v1::StepResult, engine::v1::StepPlan>* stream) override {
     ++streams_;
-    {
-      absl::MutexLock lock(&mutex_);
-      sequences_.clear();
-    }
+    Forget();
     engine::v1::StepPlan plan;
     while (stream->Read(&plan)) {
       const int step = ++steps_;
       if (script_.before_step) {
         const grpc::Status status = script_.before_step(step, plan);
-        if (!status.ok()) return status;
+        if (!status.ok()) {
+          Forget();
+          return status;
+        }
       }
       absl::SleepFor(script_.step_time);
       stream->Write(Execute(plan));
@@ -91,6 +92,11 @@ class ScriptedEngine final : public engine::v1::Engine::Service {
     std::vector<uint32_t> pages;
     sampling::v1::SamplingParams sampling;
   };
+
+  void Forget() {
+    absl::MutexLock lock(&mutex_);
+    sequences_.clear();
+  }
 
   void Require(bool holds, const std::string& rule) {
     if (!holds) violations_.push_back(rule);
