@@ -1,4 +1,5 @@
-// tandem-coordinator: plans token steps for GPU workers, knows who holds which experts, and serves users.
+// tandem-coordinator: plans token steps for GPU workers, knows who holds which experts, and serves
+// users.
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "coordinator/api/inference_service.h"
@@ -17,7 +18,8 @@ namespace {
 constexpr char kProgram[] = "tandem-coordinator";
 constexpr char kExamples[] =
     "  tandem-coordinator --model models/quiz --listen 127.0.0.1:50051 --expect-cpu-workers 2\n"
-    "  tandem-coordinator --model DeepSeek-V3.gguf --listen 0.0.0.0:50051 --admin-listen 0.0.0.0:9090\n"
+    "  tandem-coordinator --model DeepSeek-V3.gguf --listen 0.0.0.0:50051 --admin-listen "
+    "0.0.0.0:9090\n"
     "      --expect-cpu-workers 8 --replicas 2 --replace-after-seconds 60";
 // How often leases are looked at.
 constexpr absl::Duration kTickInterval = absl::Milliseconds(200);
@@ -41,35 +43,53 @@ struct Options {
 };
 
 void AddOptions(CLI::App& app, Options* o) {
-  app.add_option("--model", o->model, "Model folder (config and tokenizer are read, no weights) or GGUF file")->required();
+  app.add_option("--model", o->model,
+                 "Model folder (config and tokenizer are read, no weights) or GGUF file")
+      ->required();
   app.add_option("--listen", o->listen, "Address for users and workers")->capture_default_str();
-  app.add_option("--admin-listen", o->admin_listen, "Address of /metrics, /healthz, /readyz")->capture_default_str();
-  app.add_option("--expect-cpu-workers", o->expect_cpu_workers, "Experts are dealt when so many have registered")
-      ->capture_default_str()->check(CLI::Range(0, 4096));
+  app.add_option("--admin-listen", o->admin_listen, "Address of /metrics, /healthz, /readyz")
+      ->capture_default_str();
+  app.add_option("--expect-cpu-workers", o->expect_cpu_workers,
+                 "Experts are dealt when so many have registered")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 4096));
   app.add_option("--replicas", o->replicas, "CPU workers that hold each expert")
-      ->capture_default_str()->check(CLI::Range(1, 16));
+      ->capture_default_str()
+      ->check(CLI::Range(1, 16));
   app.add_option("--replace-after-seconds", o->replace_after_seconds,
-                 "Deal the experts of a lost worker to the others after so long; negative: only to a joining worker")
+                 "Deal the experts of a lost worker to the others after so long; negative: only to "
+                 "a joining worker")
       ->capture_default_str();
   app.add_option("--heartbeat-seconds", o->heartbeat_seconds, "Asked of workers")
-      ->capture_default_str()->check(CLI::Range(0.02, 60.0));
+      ->capture_default_str()
+      ->check(CLI::Range(0.02, 60.0));
   app.add_option("--lease-seconds", o->lease_seconds, "A worker silent for so long is lost")
-      ->capture_default_str()->check(CLI::Range(0.1, 600.0));
-  app.add_option("--context-tokens", o->context_tokens, "Longest prompt plus answer; 0: what the model allows")
+      ->capture_default_str()
+      ->check(CLI::Range(0.1, 600.0));
+  app.add_option("--context-tokens", o->context_tokens,
+                 "Longest prompt plus answer; 0: what the model allows")
       ->capture_default_str();
   app.add_option("--queue-max", o->queue_max, "Requests running or waiting before more are refused")
-      ->capture_default_str()->check(CLI::Range(1, 1000000));
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000000));
   app.add_option("--sequences-max", o->sequences_max, "Requests running at once")
-      ->capture_default_str()->check(CLI::Range(1, 65536));
+      ->capture_default_str()
+      ->check(CLI::Range(1, 65536));
   app.add_option("--prefill-chunk", o->prefill_chunk, "Prompt tokens per step")
-      ->capture_default_str()->check(CLI::Range(1, 65536));
-  app.add_option("--step-timeout-seconds", o->step_timeout_seconds, "A GPU worker that takes longer for a step is lost")
-      ->capture_default_str()->check(CLI::Range(0.1, 3600.0));
+      ->capture_default_str()
+      ->check(CLI::Range(1, 65536));
+  app.add_option("--step-timeout-seconds", o->step_timeout_seconds,
+                 "A GPU worker that takes longer for a step is lost")
+      ->capture_default_str()
+      ->check(CLI::Range(0.1, 3600.0));
   app.add_option("--ready-wait-seconds", o->ready_wait_seconds,
                  "How long a request without a deadline waits for a cluster that is not ready")
-      ->capture_default_str()->check(CLI::Range(0.0, 86400.0));
-  app.add_option("--drain-seconds", o->drain_seconds, "How long running requests may take after SIGTERM")
-      ->capture_default_str()->check(CLI::Range(0.0, 86400.0));
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 86400.0));
+  app.add_option("--drain-seconds", o->drain_seconds,
+                 "How long running requests may take after SIGTERM")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 86400.0));
 }
 
 RegistryOptions RegistryOptionsOf(const Options& o) {
@@ -100,7 +120,9 @@ uint32_t ContextTokens(const Options& o, const ModelConfig& config) {
 // Gauges that are read off the registry now and then.
 struct ClusterGauges {
   explicit ClusterGauges(telemetry::Metrics* m)
-      : ready(m->Gauge("tandem_ready", "1 when every expert is placed on a ready worker and a GPU worker is ready.")),
+      : ready(
+            m->Gauge("tandem_ready",
+                     "1 when every expert is placed on a ready worker and a GPU worker is ready.")),
         epoch(m->Gauge("tandem_placement_epoch", "Epoch of the placement table.")),
         uncovered(m->Gauge("tandem_experts_uncovered", "Experts without a ready CPU worker.")),
         cpu_ready(m->Gauge("tandem_workers_ready", "Workers that are ready.", {{"kind", "cpu"}})),
@@ -127,7 +149,8 @@ void Serve(Registry* registry, ClusterGauges* gauges) {
     const absl::Status ready = registry->Readiness();
     if (ready == last) continue;
     last = ready;
-    base::LogInfo("cluster_readiness", {{"ready", ready.ok() ? "true" : "false"}, {"reason", ready.message()}});
+    base::LogInfo("cluster_readiness",
+                  {{"ready", ready.ok() ? "true" : "false"}, {"reason", ready.message()}});
   }
 }
 
@@ -135,7 +158,8 @@ void Serve(Registry* registry, ClusterGauges* gauges) {
 void Drain(StepLoop* loop, Registry* registry, rpc::GrpcServer* server, absl::Duration drain_max) {
   server->SetServing(false);
   loop->Drain();
-  base::LogInfo("draining", {{"requests", loop->requests()}, {"seconds_max", absl::ToDoubleSeconds(drain_max)}});
+  base::LogInfo("draining", {{"requests", loop->requests()},
+                             {"seconds_max", absl::ToDoubleSeconds(drain_max)}});
   const absl::Time end = absl::Now() + drain_max;
   while (loop->requests() > 0 && absl::Now() < end) {
     registry->Tick();
@@ -157,10 +181,12 @@ int Main(int argc, char** argv) {
   CoordinatorMetrics counters(&metrics);
   ClusterGauges gauges(&metrics);
   Registry registry(RegistryOptionsOf(options), &base::RealClock());
-  ClusterView cluster{[&] { return registry.Readiness(); }, [&] { return registry.ReadyGpuWorkers(); }};
-  StepLoop loop(LoopOptionsOf(options), std::move(cluster), &(*model)->tokenizer(), &counters, &base::RealClock());
-  const auto inference = MakeInferenceService(
-      {model->get(), &loop, &registry, &base::RealClock(), ContextTokens(options, (*model)->config())});
+  ClusterView cluster{[&] { return registry.Readiness(); },
+                      [&] { return registry.ReadyGpuWorkers(); }};
+  StepLoop loop(LoopOptionsOf(options), std::move(cluster), &(*model)->tokenizer(), &counters,
+                &base::RealClock());
+  const auto inference = MakeInferenceService({model->get(), &loop, &registry, &base::RealClock(),
+                                               ContextTokens(options, (*model)->config())});
   const auto membership = MakeMembershipService(&registry);
   auto server = rpc::GrpcServer::Start(options.listen, {inference.get(), membership.get()});
   if (!server.ok()) return base::CannotStart(kProgram, server.status());
@@ -172,8 +198,10 @@ int Main(int argc, char** argv) {
   if (!admin.ok()) return base::CannotStart(kProgram, admin.status());
 
   (*server)->SetServing(true);
-  base::LogInfo("coordinator_serving", {{"address", (*server)->address()}, {"admin_port", (*admin)->port()},
-                                        {"model", (*model)->name()}, {"version", base::VersionString()}});
+  base::LogInfo("coordinator_serving", {{"address", (*server)->address()},
+                                        {"admin_port", (*admin)->port()},
+                                        {"model", (*model)->name()},
+                                        {"version", base::VersionString()}});
   Serve(&registry, &gauges);
   Drain(&loop, &registry, server->get(), absl::Seconds(options.drain_seconds));
   (*server)->Shutdown(absl::Seconds(1));

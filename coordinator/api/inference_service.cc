@@ -29,8 +29,9 @@ void Merge(GenerateChunk later, GenerateChunk* chunk) {
   chunk->set_text(std::move(text));
 }
 
-// One answer on its way out. The step loop calls Send and Finish from its thread, gRPC the On... functions from its own. While a chunk
-// is being written, later ones are merged into one, so a slow reader costs no more memory than its answer.
+// One answer on its way out. The step loop calls Send and Finish from its thread, gRPC the On...
+// functions from its own. While a chunk is being written, later ones are merged into one, so a slow
+// reader costs no more memory than its answer.
 class AnswerStream final : public grpc::ServerWriteReactor<GenerateChunk> {
  public:
   // The stream lives until gRPC is done with it and nobody holds it.
@@ -113,24 +114,27 @@ class InferenceService final : public Inference::CallbackService {
     return stream.get();
   }
 
-  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const TokenizeRequest* request,
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const TokenizeRequest* request,
                                      TokenizeResponse* response) override {
     return Done(context, Tokenize(*request, response));
   }
 
-  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context, const DetokenizeRequest* request,
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const DetokenizeRequest* request,
                                        DetokenizeResponse* response) override {
     return Done(context, Detokenize(*request, response));
   }
 
-  grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context, const GetModelInfoRequest*,
-                                         ModelInfo* response) override {
+  grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context,
+                                         const GetModelInfoRequest*, ModelInfo* response) override {
     FillInfo(response);
     return Done(context, absl::OkStatus());
   }
 
  private:
-  static grpc::ServerUnaryReactor* Done(grpc::CallbackServerContext* context, const absl::Status& status) {
+  static grpc::ServerUnaryReactor* Done(grpc::CallbackServerContext* context,
+                                        const absl::Status& status) {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     reactor->Finish(rpc::ToGrpc(status));
     return reactor;
@@ -141,7 +145,8 @@ class InferenceService final : public Inference::CallbackService {
     const absl::Duration arrival = parts_.clock->Monotonic();
     TANDEM_RETURN_IF_ERROR(CheckGenerateRequest(request, limits_));
     TANDEM_ASSIGN_OR_RETURN(std::vector<uint32_t> prompt, parts_.model->EncodePrompt(request));
-    TANDEM_ASSIGN_OR_RETURN(GenerationRequest generation, MakeGeneration(request, std::move(prompt), limits_));
+    TANDEM_ASSIGN_OR_RETURN(GenerationRequest generation,
+                            MakeGeneration(request, std::move(prompt), limits_));
     if (generation.id.empty()) generation.id = RandomRequestId();
     generation.arrival = arrival;
     if (context.deadline() != std::chrono::system_clock::time_point::max()) {
@@ -156,11 +161,12 @@ class InferenceService final : public Inference::CallbackService {
   absl::Status Tokenize(const TokenizeRequest& request, TokenizeResponse* response) const {
     std::vector<uint32_t> ids;
     if (request.input_case() == TokenizeRequest::kChat) {
-      TANDEM_ASSIGN_OR_RETURN(*response->mutable_rendered(), parts_.model->RenderChat(request.chat()));
+      TANDEM_ASSIGN_OR_RETURN(*response->mutable_rendered(),
+                              parts_.model->RenderChat(request.chat()));
       TANDEM_ASSIGN_OR_RETURN(ids, parts_.model->EncodeRendered(response->rendered()));
     } else {
-      TANDEM_ASSIGN_OR_RETURN(ids,
-                              parts_.model->EncodeText(request.text(), request.add_bos(), request.parse_special()));
+      TANDEM_ASSIGN_OR_RETURN(ids, parts_.model->EncodeText(request.text(), request.add_bos(),
+                                                            request.parse_special()));
     }
     response->mutable_ids()->Add(ids.begin(), ids.end());
     return absl::OkStatus();
@@ -171,7 +177,8 @@ class InferenceService final : public Inference::CallbackService {
       if (id > INT32_MAX) return absl::InvalidArgumentError(absl::StrCat("there is no token ", id));
     }
     const std::vector<int32_t> ids(request.ids().begin(), request.ids().end());
-    TANDEM_ASSIGN_OR_RETURN(*response->mutable_text(), parts_.model->tokenizer().Decode(ids, request.skip_special()));
+    TANDEM_ASSIGN_OR_RETURN(*response->mutable_text(),
+                            parts_.model->tokenizer().Decode(ids, request.skip_special()));
     return absl::OkStatus();
   }
 

@@ -1,4 +1,5 @@
-// The inference RPCs: what users call. Checks and tokenizes a request, hands it to the step loop and streams the answer back.
+// The inference RPCs: what users call. Checks and tokenizes a request, hands it to the step loop
+// and streams the answer back.
 #pragma once
 
 #include <functional>

@@ -39,7 +39,8 @@ void PageAllocator::CheckIntegrity() const {
     TANDEM_CHECK(!seen[page]);
     seen[page] = true;
   }
-  for (size_t page = 0; page < used_.size(); ++page) TANDEM_CHECK_NE(bool{used_[page]}, bool{seen[page]});
+  for (size_t page = 0; page < used_.size(); ++page)
+    TANDEM_CHECK_NE(bool{used_[page]}, bool{seen[page]});
 }
 
 }  // namespace tandem::coordinator

@@ -1,5 +1,6 @@
-// PageAllocator: which KV pages of a GPU worker are free. Only numbers; the memory is the worker's. A page given out twice would mix
-// two conversations, so each transfer is checked and a mistake ends the process.
+// PageAllocator: which KV pages of a GPU worker are free. Only numbers; the memory is the worker's.
+// A page given out twice would mix two conversations, so each transfer is checked and a mistake
+// ends the process.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,8 @@ class PageAllocator {
   void CheckIntegrity() const;
 
  private:
-  std::vector<uint32_t> free_;  // a stack: pages used last are used first, while caches may still hold them
+  std::vector<uint32_t>
+      free_;  // a stack: pages used last are used first, while caches may still hold them
   std::vector<bool> used_;
 };
 

@@ -10,8 +10,9 @@
 namespace tandem::coordinator {
 namespace {
 
-// How many experts each worker shall get: the same level for all, but no more than its memory and than one copy of each expert,
-// which raises the level for the others. Sums to shape.experts() * replicas when that is possible at all.
+// How many experts each worker shall get: the same level for all, but no more than its memory and
+// than one copy of each expert, which raises the level for the others. Sums to shape.experts() *
+// replicas when that is possible at all.
 std::vector<uint64_t> FillLevels(uint64_t slots, uint32_t replicas,
                                  const std::vector<Candidate>& candidates) {
   std::vector<uint64_t> levels(candidates.size(), 0);
@@ -35,27 +36,34 @@ std::vector<uint64_t> FillLevels(uint64_t slots, uint32_t replicas,
 
 absl::Status CheckMemory(const ExpertShape& shape, const std::vector<Candidate>& candidates,
                          uint32_t replicas) {
-  if (replicas == 0) return absl::InvalidArgumentError("expected at least 1 replica of each expert, found 0");
+  if (replicas == 0)
+    return absl::InvalidArgumentError("expected at least 1 replica of each expert, found 0");
   if (candidates.size() < replicas) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "expected at least ", replicas, " CPU workers for ", replicas, " replicas, found ", candidates.size()));
+    return absl::ResourceExhaustedError(absl::StrCat("expected at least ", replicas,
+                                                     " CPU workers for ", replicas,
+                                                     " replicas, found ", candidates.size()));
   }
   uint64_t room = 0;
-  for (const Candidate& candidate : candidates) room += std::min(candidate.experts_max, shape.experts());
+  for (const Candidate& candidate : candidates)
+    room += std::min(candidate.experts_max, shape.experts());
   if (room < shape.experts() * replicas) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("expected memory for ", shape.experts() * replicas, " experts (", shape.experts(), " x ",
-                     replicas, " replicas) on the CPU workers, found memory for ", room));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "expected memory for ", shape.experts() * replicas, " experts (", shape.experts(), " x ",
+        replicas, " replicas) on the CPU workers, found memory for ", room));
   }
   return absl::OkStatus();
 }
 
-// Deals slot after slot. A worker's turn comes when it is furthest behind its even pace, so each layer gets its share of each
-// worker; a worker that needs every slot left is always taken, which keeps the levels reachable.
+// Deals slot after slot. A worker's turn comes when it is furthest behind its even pace, so each
+// layer gets its share of each worker; a worker that needs every slot left is always taken, which
+// keeps the levels reachable.
 class Dealer {
  public:
   Dealer(uint64_t slots, uint32_t replicas, std::vector<uint64_t> levels)
-      : slots_(slots), replicas_(replicas), levels_(std::move(levels)), dealt_(levels_.size(), 0),
+      : slots_(slots),
+        replicas_(replicas),
+        levels_(std::move(levels)),
+        dealt_(levels_.size(), 0),
         first_choices_(levels_.size(), 0) {}
 
   // The seats of the next slot, preferred first.
@@ -71,9 +79,11 @@ class Dealer {
     order.resize(replicas_);
     for (const uint32_t w : order) ++dealt_[w];
     ++done_;
-    // Whoever was preferred least often so far comes first, so that the load is even while all are there.
-    std::stable_sort(order.begin(), order.end(),
-                     [this](uint32_t a, uint32_t b) { return first_choices_[a] < first_choices_[b]; });
+    // Whoever was preferred least often so far comes first, so that the load is even while all are
+    // there.
+    std::stable_sort(order.begin(), order.end(), [this](uint32_t a, uint32_t b) {
+      return first_choices_[a] < first_choices_[b];
+    });
     ++first_choices_[order.front()];
     return order;
   }
@@ -82,7 +92,8 @@ class Dealer {
   bool Urgent(uint32_t w) const { return levels_[w] - dealt_[w] == slots_ - done_; }
   // Pace minus dealt, times slots_; the counts are far below 2^31, so products fit.
   int64_t Behind(uint32_t w) const {
-    return static_cast<int64_t>(levels_[w] * (done_ + 1)) - static_cast<int64_t>(dealt_[w] * slots_);
+    return static_cast<int64_t>(levels_[w] * (done_ + 1)) -
+           static_cast<int64_t>(dealt_[w] * slots_);
   }
 
   const uint64_t slots_;
@@ -95,8 +106,8 @@ class Dealer {
 
 }  // namespace
 
-absl::StatusOr<PlacementTable> DealExperts(const ExpertShape& shape, std::vector<Candidate> candidates,
-                                           uint32_t replicas) {
+absl::StatusOr<PlacementTable> DealExperts(const ExpertShape& shape,
+                                           std::vector<Candidate> candidates, uint32_t replicas) {
   if (absl::Status status = CheckMemory(shape, candidates, replicas); !status.ok()) return status;
   std::sort(candidates.begin(), candidates.end(),
             [](const Candidate& a, const Candidate& b) { return a.worker_id < b.worker_id; });
@@ -139,7 +150,8 @@ bool TakeSeat(const Candidate& worker, PlacementTable* table) {
 
 namespace {
 
-// The seated worker that shall also hold this expert: memory left, does not hold it yet, least loaded in this layer, then in all.
+// The seated worker that shall also hold this expert: memory left, does not hold it yet, least
+// loaded in this layer, then in all.
 std::optional<uint32_t> BestHost(const PlacementTable& table, const std::vector<uint64_t>& room,
                                  const std::vector<uint32_t>& in_layer,
                                  const std::vector<uint32_t>& owners) {
@@ -155,7 +167,8 @@ std::optional<uint32_t> BestHost(const PlacementTable& table, const std::vector<
   return best;
 }
 
-std::vector<uint64_t> RoomOfSeats(const PlacementTable& table, const std::vector<Candidate>& candidates) {
+std::vector<uint64_t> RoomOfSeats(const PlacementTable& table,
+                                  const std::vector<Candidate>& candidates) {
   std::vector<uint64_t> room(table.seats.size(), 0);
   for (size_t s = 0; s < room.size(); ++s) {
     for (const Candidate& candidate : candidates) {
@@ -176,7 +189,8 @@ void RemoveSeat(uint32_t seat, PlacementTable* table) {
 
 }  // namespace
 
-absl::Status SpreadSeat(uint32_t seat, const std::vector<Candidate>& candidates, PlacementTable* table) {
+absl::Status SpreadSeat(uint32_t seat, const std::vector<Candidate>& candidates,
+                        PlacementTable* table) {
   TANDEM_CHECK_LT(seat, table->seats.size());
   TANDEM_CHECK(table->seats[seat].worker_id.empty());
   PlacementTable changed = *table;
@@ -196,7 +210,8 @@ absl::Status SpreadSeat(uint32_t seat, const std::vector<Candidate>& candidates,
         ++in_layer[*host];
         ++changed.seats[*host].experts;
       } else if (owners.empty()) {
-        return absl::ResourceExhaustedError("no CPU worker has memory left for the experts of a lost one");
+        return absl::ResourceExhaustedError(
+            "no CPU worker has memory left for the experts of a lost one");
       }
     }
   }
@@ -210,7 +225,8 @@ uint64_t CountUncovered(const PlacementTable& table, const std::vector<bool>& se
   uint64_t uncovered = 0;
   for (const auto& layer : table.owners) {
     for (const auto& owners : layer) {
-      uncovered += std::none_of(owners.begin(), owners.end(), [&](uint32_t s) { return seat_usable[s]; });
+      uncovered +=
+          std::none_of(owners.begin(), owners.end(), [&](uint32_t s) { return seat_usable[s]; });
     }
   }
   return uncovered;

@@ -25,8 +25,10 @@ std::vector<Candidate> Workers(int count) {
   return workers;
 }
 
-// What holds for any table: R different seats per expert, counts that add up, no seat beyond its memory.
-void ExpectSound(const PlacementTable& table, const std::vector<Candidate>& workers, uint32_t replicas) {
+// What holds for any table: R different seats per expert, counts that add up, no seat beyond its
+// memory.
+void ExpectSound(const PlacementTable& table, const std::vector<Candidate>& workers,
+                 uint32_t replicas) {
   ASSERT_EQ(table.owners.size(), table.shape.moe_layers.size());
   std::vector<uint64_t> counted(table.seats.size(), 0);
   for (const auto& layer : table.owners) {
@@ -82,7 +84,8 @@ TEST(PlacementTest, RandomClustersGetSoundProportionalTables) {
     }
     ASSERT_TRUE(table.ok()) << table.status();
     ExpectSound(*table, workers, replicas);
-    // In each layer a worker has about its share of the whole: within replicas + 1 of the even pace.
+    // In each layer a worker has about its share of the whole: within replicas + 1 of the even
+    // pace.
     for (const auto& layer : table->owners) {
       std::vector<double> in_layer(count, 0);
       for (const auto& owners : layer) {
@@ -115,13 +118,15 @@ TEST(PlacementTest, FirstChoicesAreEvenToo) {
 }
 
 TEST(PlacementTest, TooLittleIsRefusedWithNumbers) {
-  EXPECT_EQ(DealExperts(Shape(1, 4), Workers(2), 0).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(DealExperts(Shape(1, 4), Workers(2), 0).status().code(),
+            absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(DealExperts(Shape(1, 4), Workers(1), 2).status().message()),
               testing::HasSubstr("found 1"));
   std::vector<Candidate> small = Workers(2);
   small[0].experts_max = small[1].experts_max = 3;
   EXPECT_THAT(std::string(DealExperts(Shape(2, 4), small, 1).status().message()),
-              testing::HasSubstr("memory for 8 experts (8 x 1 replicas) on the CPU workers, found memory for 6"));
+              testing::HasSubstr(
+                  "memory for 8 experts (8 x 1 replicas) on the CPU workers, found memory for 6"));
 }
 
 TEST(PlacementTest, AModelWithoutExpertsNeedsNoWorkers) {

@@ -20,24 +20,29 @@ constexpr uint64_t kExpertsMax = 1 << 18;
 
 absl::Status CheckRegistration(const RegisterRequest& request) {
   const auto bad = [&](const std::string& what) {
-    return absl::InvalidArgumentError(absl::StrCat("registration of '", request.worker_id().substr(0, 64), "': ", what));
+    return absl::InvalidArgumentError(
+        absl::StrCat("registration of '", request.worker_id().substr(0, 64), "': ", what));
   };
   if (request.worker_id().empty() || request.worker_id().size() > kTextBytesMax) {
     return bad(absl::StrCat("expected a worker_id of 1 to ", kTextBytesMax, " bytes"));
   }
-  if (request.kind() != WORKER_KIND_CPU && request.kind() != WORKER_KIND_GPU) return bad("unknown kind");
-  if (request.address().empty() || request.address().size() > kTextBytesMax) return bad("no usable address");
+  if (request.kind() != WORKER_KIND_CPU && request.kind() != WORKER_KIND_GPU)
+    return bad("unknown kind");
+  if (request.address().empty() || request.address().size() > kTextBytesMax)
+    return bad("no usable address");
   if (request.model_digest().empty() || request.model_digest().size() > kTextBytesMax) {
     return bad("no usable model_digest");
   }
-  if (uint64_t(request.moe_layers_size()) * std::max(1u, request.experts_per_layer()) > kExpertsMax) {
+  if (uint64_t(request.moe_layers_size()) * std::max(1u, request.experts_per_layer()) >
+      kExpertsMax) {
     return bad(absl::StrCat("more than ", kExpertsMax, " experts"));
   }
   if ((request.moe_layers_size() > 0) != (request.experts_per_layer() > 0)) {
     return bad("moe_layers and experts_per_layer contradict each other");
   }
   for (int i = 1; i < request.moe_layers_size(); ++i) {
-    if (request.moe_layers(i) <= request.moe_layers(i - 1)) return bad("moe_layers are not ascending");
+    if (request.moe_layers(i) <= request.moe_layers(i - 1))
+      return bad("moe_layers are not ascending");
   }
   return absl::OkStatus();
 }
@@ -63,23 +68,28 @@ absl::StatusOr<RegisterResponse> Registry::Register(const RegisterRequest& reque
   if (absl::Status status = CheckRegistration(request); !status.ok()) return status;
   absl::MutexLock lock(&mutex_);
   if (absl::Status status = CheckModel(request); !status.ok()) {
-    base::LogWarning("worker_refused", {{"worker", request.worker_id()}, {"reason", status.ToString()}});
+    base::LogWarning("worker_refused",
+                     {{"worker", request.worker_id()}, {"reason", status.ToString()}});
     return status;
   }
   if (members_.size() >= kMembersMax && members_.count(request.worker_id()) == 0) {
-    return absl::ResourceExhaustedError(absl::StrCat("the cluster has ", kMembersMax, " workers already"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the cluster has ", kMembersMax, " workers already"));
   }
-  if (members_.empty() && table_ && placement_ && placement_->model_digest() != request.model_digest()) {
+  if (members_.empty() && table_ && placement_ &&
+      placement_->model_digest() != request.model_digest()) {
     table_.reset();  // everybody has left and a new model comes
     vacant_since_.clear();
   }
   Member& member = members_[request.worker_id()];
   if (member.order == 0) member.order = ++next_order_;
-  const bool moved = !member.registration.address().empty() && member.registration.address() != request.address();
+  const bool moved =
+      !member.registration.address().empty() && member.registration.address() != request.address();
   member.registration = request;
   member.last_seen = clock_->Monotonic();
   if (member.is_cpu() && request.moe_layers_size() > 0) shape_ = ShapeOf(request);
-  base::LogInfo("worker_registered", {{"worker", request.worker_id()}, {"address", request.address()},
+  base::LogInfo("worker_registered", {{"worker", request.worker_id()},
+                                      {"address", request.address()},
                                       {"version", request.version()}});
   SeatWorkers();
   if (moved && table_) Publish();
@@ -120,7 +130,8 @@ HeartbeatResponse Registry::Heartbeat(const HeartbeatRequest& request) {
     member.state = request.state();
     member.epoch_loaded = request.epoch();
     if (member.is_ready() != ready_before) {
-      base::LogInfo("worker_readiness", {{"worker", request.worker_id()}, {"ready", member.is_ready() ? "true" : "false"},
+      base::LogInfo("worker_readiness", {{"worker", request.worker_id()},
+                                         {"ready", member.is_ready() ? "true" : "false"},
                                          {"state", WorkerState_Name(request.state())}});
       if (table_ && IsSeated(request.worker_id())) Publish();
     }
@@ -160,23 +171,27 @@ void Registry::SpreadOverdueSeats(absl::Duration now) {
   for (uint32_t s = 0; s < table_->seats.size();) {
     const Seat seat = table_->seats[s];
     const auto since = vacant_since_.find(seat.last_worker_id);
-    if (!seat.worker_id.empty() || since == vacant_since_.end() || now - since->second < options_.replace_after) {
+    if (!seat.worker_id.empty() || since == vacant_since_.end() ||
+        now - since->second < options_.replace_after) {
       ++s;
       continue;
     }
     const std::vector<Seat> before = table_->seats;
     const absl::Status status = SpreadSeat(s, CpuCandidates(), &*table_);
     if (!status.ok()) {
-      base::LogError("experts_not_replaced", {{"lost_worker", seat.last_worker_id}, {"reason", status.ToString()}});
+      base::LogError("experts_not_replaced",
+                     {{"lost_worker", seat.last_worker_id}, {"reason", status.ToString()}});
       since->second = now;  // said again after another wait, not twice a second
       ++s;
       continue;
     }
-    base::LogWarning("experts_replaced", {{"lost_worker", seat.last_worker_id}, {"experts", seat.experts}});
+    base::LogWarning("experts_replaced",
+                     {{"lost_worker", seat.last_worker_id}, {"experts", seat.experts}});
     vacant_since_.erase(since);
     for (const Seat& old : before) {
       for (const Seat& changed : table_->seats) {
-        if (changed.worker_id == old.worker_id && changed.experts != old.experts && !changed.worker_id.empty()) {
+        if (changed.worker_id == old.worker_id && changed.experts != old.experts &&
+            !changed.worker_id.empty()) {
           members_.at(changed.worker_id).epoch_needed = epoch_ + 1;
         }
       }
@@ -207,7 +222,8 @@ void Registry::SeatWorkers() {
 void Registry::DealFirstTable() {
   const std::vector<Candidate> candidates = CpuCandidates();
   if (candidates.size() < options_.cpu_workers_expected) return;
-  // Without any worker there is nobody to deal to; an empty table is right then (no experts expected).
+  // Without any worker there is nobody to deal to; an empty table is right then (no experts
+  // expected).
   absl::StatusOr<PlacementTable> dealt = candidates.empty()
                                              ? absl::StatusOr<PlacementTable>(PlacementTable{})
                                              : DealExperts(shape_, candidates, options_.replicas);
@@ -221,7 +237,8 @@ void Registry::DealFirstTable() {
     if (member.is_cpu()) member.epoch_needed = epoch_ + 1;
   }
   Publish();
-  base::LogInfo("experts_dealt", {{"experts", shape_.experts()}, {"workers", candidates.size()}, {"epoch", epoch_}});
+  base::LogInfo("experts_dealt",
+                {{"experts", shape_.experts()}, {"workers", candidates.size()}, {"epoch", epoch_}});
 }
 
 bool Registry::IsSeated(const std::string& worker_id) const {
@@ -265,7 +282,8 @@ void Registry::Publish() {
     }
   }
   const std::string old_digest = placement_ == nullptr ? "" : placement_->model_digest();
-  message->set_model_digest(members_.empty() ? old_digest : members_.begin()->second.registration.model_digest());
+  message->set_model_digest(
+      members_.empty() ? old_digest : members_.begin()->second.registration.model_digest());
   placement_ = std::move(message);
 }
 
@@ -291,15 +309,18 @@ absl::Status Registry::Readiness() const {
   absl::MutexLock lock(&mutex_);
   if (!deal_status_.ok()) return absl::UnavailableError(deal_status_.message());
   if (!table_) {
-    return absl::UnavailableError(absl::StrCat("waiting for CPU workers: ", summary.cpu_workers, " of ",
-                                               options_.cpu_workers_expected, " have registered"));
+    return absl::UnavailableError(absl::StrCat("waiting for CPU workers: ", summary.cpu_workers,
+                                               " of ", options_.cpu_workers_expected,
+                                               " have registered"));
   }
   if (const uint64_t uncovered = Uncovered(); uncovered > 0) {
-    return absl::UnavailableError(absl::StrCat(uncovered, " of ", table_->shape.experts(),
-                                               " experts are on no ready CPU worker: ", DescribeMissing()));
+    return absl::UnavailableError(
+        absl::StrCat(uncovered, " of ", table_->shape.experts(),
+                     " experts are on no ready CPU worker: ", DescribeMissing()));
   }
   if (summary.gpu_workers_ready == 0) {
-    return absl::UnavailableError(absl::StrCat("no GPU worker is ready (", summary.gpu_workers, " registered)"));
+    return absl::UnavailableError(
+        absl::StrCat("no GPU worker is ready (", summary.gpu_workers, " registered)"));
   }
   return absl::OkStatus();
 }
@@ -310,7 +331,8 @@ std::vector<ReadyWorker> Registry::ReadyGpuWorkers() const {
   for (const auto& [id, member] : members_) {
     if (!member.is_cpu() && member.is_ready()) ready.push_back(&member);
   }
-  std::sort(ready.begin(), ready.end(), [](const Member* a, const Member* b) { return a->order < b->order; });
+  std::sort(ready.begin(), ready.end(),
+            [](const Member* a, const Member* b) { return a->order < b->order; });
   std::vector<ReadyWorker> out;
   for (const Member* member : ready) {
     out.push_back({member->registration.worker_id(), member->registration.address()});

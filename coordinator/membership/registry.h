@@ -1,5 +1,6 @@
-// Registry: who is in the cluster and which table is in force. Workers register, send heartbeats and leave; the registry deals experts,
-// keeps leases and says whether the cluster can answer. All rules about workers are here, all about experts in placement.h.
+// Registry: who is in the cluster and which table is in force. Workers register, send heartbeats
+// and leave; the registry deals experts, keeps leases and says whether the cluster can answer. All
+// rules about workers are here, all about experts in placement.h.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,8 @@ struct RegistryOptions {
   uint32_t replicas = 1;
   absl::Duration heartbeat_interval = absl::Milliseconds(500);
   absl::Duration lease = absl::Seconds(3);
-  // How long the experts of a lost worker wait for a joining one before they are dealt to the others.
+  // How long the experts of a lost worker wait for a joining one before they are dealt to the
+  // others.
   absl::Duration replace_after = absl::InfiniteDuration();
 };
 
@@ -47,12 +49,15 @@ struct ClusterSummary {
 // Thread-safe.
 class Registry {
  public:
-  // `clock` must outlive this. Epochs start at the clock's milliseconds, so that those of a restarted coordinator are higher.
+  // `clock` must outlive this. Epochs start at the clock's milliseconds, so that those of a
+  // restarted coordinator are higher.
   Registry(const RegistryOptions& options, const base::Clock* clock);
 
-  // INVALID_ARGUMENT for a registration that makes no sense, FAILED_PRECONDITION when the worker's model is not the cluster's (both
-  // named), RESOURCE_EXHAUSTED beyond 4096 workers. The same worker may register again.
-  absl::StatusOr<membership::v1::RegisterResponse> Register(const membership::v1::RegisterRequest& request);
+  // INVALID_ARGUMENT for a registration that makes no sense, FAILED_PRECONDITION when the worker's
+  // model is not the cluster's (both named), RESOURCE_EXHAUSTED beyond 4096 workers. The same
+  // worker may register again.
+  absl::StatusOr<membership::v1::RegisterResponse> Register(
+      const membership::v1::RegisterRequest& request);
   membership::v1::HeartbeatResponse Heartbeat(const membership::v1::HeartbeatRequest& request);
   void Deregister(const std::string& worker_id);
   // Ends leases and waits that are over; call about twice a second.
@@ -60,7 +65,8 @@ class Registry {
 
   // Null before the first table.
   std::shared_ptr<const membership::v1::Placement> placement() const;
-  // OK when every expert is on a ready worker and a GPU worker is ready; otherwise UNAVAILABLE with the reason.
+  // OK when every expert is on a ready worker and a GPU worker is ready; otherwise UNAVAILABLE with
+  // the reason.
   absl::Status Readiness() const;
   // The ready GPU workers, longest registered first.
   std::vector<ReadyWorker> ReadyGpuWorkers() const;
@@ -73,7 +79,8 @@ class Registry {
     uint64_t epoch_loaded = 0;
     absl::Duration last_seen;
     uint64_t order = 0;  // of registration
-    // The epoch of the table that last changed what this worker holds; it is ready once it has loaded that one.
+    // The epoch of the table that last changed what this worker holds; it is ready once it has
+    // loaded that one.
     uint64_t epoch_needed = 0;
 
     bool is_cpu() const { return registration.kind() == membership::v1::WORKER_KIND_CPU; }

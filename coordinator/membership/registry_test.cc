@@ -44,7 +44,8 @@ class RegistryTest : public testing::Test {
  protected:
   void SetUp() override { base::InitLogging("test", base::LogLevel::kError, false); }
 
-  void Make(uint32_t expected, uint32_t replicas = 1, absl::Duration replace_after = absl::InfiniteDuration()) {
+  void Make(uint32_t expected, uint32_t replicas = 1,
+            absl::Duration replace_after = absl::InfiniteDuration()) {
     RegistryOptions options;
     options.cpu_workers_expected = expected;
     options.replicas = replicas;
@@ -59,7 +60,9 @@ class RegistryTest : public testing::Test {
     request.set_epoch(epoch);
     return registry_->Heartbeat(request);
   }
-  void Ready(const std::string& id) { Beat(id, WORKER_STATE_READY, registry_->placement() ? registry_->placement()->epoch() : 0); }
+  void Ready(const std::string& id) {
+    Beat(id, WORKER_STATE_READY, registry_->placement() ? registry_->placement()->epoch() : 0);
+  }
   void RegisterReady(const RegisterRequest& request) {
     ASSERT_TRUE(registry_->Register(request).ok());
     Ready(request.worker_id());
@@ -70,7 +73,8 @@ class RegistryTest : public testing::Test {
   std::vector<std::string> Owners(int e) {
     const auto table = registry_->placement();
     std::vector<std::string> out;
-    for (const uint32_t w : table->layers(0).experts(e).workers()) out.push_back(table->workers(w).worker_id());
+    for (const uint32_t w : table->layers(0).experts(e).workers())
+      out.push_back(table->workers(w).worker_id());
     return out;
   }
 
@@ -105,7 +109,8 @@ TEST_F(RegistryTest, ReadyWhenAllHaveLoadedTheirTable) {
   Beat("a", WORKER_STATE_READY, dealt);
   EXPECT_GT(registry_->placement()->epoch(), dealt);
   EXPECT_THAT(Reason(), HasSubstr("8 of 16 experts are on no ready CPU worker: b is loading"));
-  Beat("b", WORKER_STATE_READY, dealt);  // a's readiness moved the epoch; b need not load anything for it
+  Beat("b", WORKER_STATE_READY,
+       dealt);  // a's readiness moved the epoch; b need not load anything for it
   EXPECT_THAT(Reason(), HasSubstr("no GPU worker"));
   RegisterReady(Gpu("g"));
   EXPECT_TRUE(registry_->Readiness().ok()) << registry_->Readiness();
@@ -255,7 +260,8 @@ TEST_F(RegistryTest, ARestartedCoordinatorHasHigherEpochs) {
   EXPECT_GT(registry_->placement()->epoch(), epoch);
 }
 
-// Whatever happens to workers, the table stays sound: indices in range, owners distinct and registered, epochs only rise.
+// Whatever happens to workers, the table stays sound: indices in range, owners distinct and
+// registered, epochs only rise.
 TEST_F(RegistryTest, RandomLifeKeepsTheTableSound) {
   std::mt19937 random(3);
   for (int round = 0; round < 20; ++round) {
@@ -264,11 +270,21 @@ TEST_F(RegistryTest, RandomLifeKeepsTheTableSound) {
     for (int i = 0; i < 400; ++i) {
       const std::string id = absl::StrCat("w", random() % 6);
       switch (random() % 5) {
-        case 0: (void)registry_->Register(Cpu(id)); break;
-        case 1: Beat(id, static_cast<WorkerState>(1 + random() % 3), epoch_seen); break;
-        case 2: registry_->Deregister(id); break;
-        case 3: clock_.since_start += absl::Milliseconds(random() % 2000); break;
-        case 4: registry_->Tick(); break;
+        case 0:
+          (void)registry_->Register(Cpu(id));
+          break;
+        case 1:
+          Beat(id, static_cast<WorkerState>(1 + random() % 3), epoch_seen);
+          break;
+        case 2:
+          registry_->Deregister(id);
+          break;
+        case 3:
+          clock_.since_start += absl::Milliseconds(random() % 2000);
+          break;
+        case 4:
+          registry_->Tick();
+          break;
       }
       const auto table = registry_->placement();
       if (table == nullptr) continue;

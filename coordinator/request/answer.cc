@@ -9,7 +9,9 @@ namespace tandem::coordinator {
 using inference::v1::GenerateChunk;
 
 Answer::Answer(const Tokenizer* tokenizer, std::vector<std::string> stops, uint32_t max_tokens)
-    : stops_(std::move(stops)), detokenizer_(tokenizer, /*skip_special=*/true), matcher_(stops_),
+    : stops_(std::move(stops)),
+      detokenizer_(tokenizer, /*skip_special=*/true),
+      matcher_(stops_),
       max_tokens_(max_tokens) {}
 
 GenerateChunk Answer::Push(uint32_t id, bool is_stop_token,
@@ -38,11 +40,12 @@ GenerateChunk Answer::Push(uint32_t id, bool is_stop_token,
 }
 
 void Answer::LimitTokens(uint64_t max_tokens) {
-  max_tokens_ = static_cast<uint32_t>(std::min<uint64_t>(max_tokens_, std::max<uint64_t>(max_tokens, tokens_ + 1)));
+  max_tokens_ = static_cast<uint32_t>(
+      std::min<uint64_t>(max_tokens_, std::max<uint64_t>(max_tokens, tokens_ + 1)));
 }
 
-// What was held back comes out: the bytes of an unfinished character, then the beginning of a stop string that never came. The
-// former can complete one after all.
+// What was held back comes out: the bytes of an unfinished character, then the beginning of a stop
+// string that never came. The former can complete one after all.
 void Answer::Finish(inference::v1::FinishReason reason, GenerateChunk* chunk) {
   StopResult result = matcher_.Push(detokenizer_.Finish());
   chunk->mutable_text()->append(result.text);

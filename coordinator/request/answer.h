@@ -1,5 +1,5 @@
-// Answer: what becomes of generated tokens on their way to the user. Whole characters only, nothing of a stop string, an end for
-// one reason.
+// Answer: what becomes of generated tokens on their way to the user. Whole characters only, nothing
+// of a stop string, an end for one reason.
 #pragma once
 
 #include <cstdint>

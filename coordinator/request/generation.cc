@@ -13,7 +13,8 @@ namespace {
 using inference::v1::GenerateRequest;
 using sampling::v1::SamplingParams;
 
-// Bounds on lists a user may send: each costs work per token. Generous beside what clients use (OpenAI: 4 stops, 20 logprobs).
+// Bounds on lists a user may send: each costs work per token. Generous beside what clients use
+// (OpenAI: 4 stops, 20 logprobs).
 constexpr int kStopsMax = 64;
 constexpr size_t kStopBytesMax = 1024;
 constexpr int kStopIdsMax = 256;
@@ -38,8 +39,10 @@ absl::Status CheckSampling(const SamplingParams& sampling, uint32_t vocab_size) 
   TANDEM_RETURN_IF_ERROR(CheckRange("presence_penalty", sampling.presence_penalty(), -100, 100));
   TANDEM_RETURN_IF_ERROR(CheckRange("frequency_penalty", sampling.frequency_penalty(), -100, 100));
   TANDEM_RETURN_IF_ERROR(CheckRange("top_logprobs", sampling.top_logprobs(), 0, kLogprobsMax));
-  TANDEM_RETURN_IF_ERROR(CheckRange("number of logit biases", sampling.logit_bias_size(), 0, kBiasesMax));
-  TANDEM_RETURN_IF_ERROR(CheckRange("number of stop_token_ids", sampling.stop_token_ids_size(), 0, kStopIdsMax));
+  TANDEM_RETURN_IF_ERROR(
+      CheckRange("number of logit biases", sampling.logit_bias_size(), 0, kBiasesMax));
+  TANDEM_RETURN_IF_ERROR(
+      CheckRange("number of stop_token_ids", sampling.stop_token_ids_size(), 0, kStopIdsMax));
   for (const auto& [id, bias] : sampling.logit_bias()) {
     TANDEM_RETURN_IF_ERROR(CheckRange("token id of a logit bias", id, 0, vocab_size - 1.0));
     TANDEM_RETURN_IF_ERROR(CheckRange("logit bias", bias, -1000, 1000));
@@ -61,24 +64,29 @@ absl::Status CheckGenerateRequest(const GenerateRequest& request, const RequestL
                     absl::StrCat(request.request_id().size()));
   }
   if (request.stop_size() > kStopsMax) {
-    return Expected(absl::StrCat("at most ", kStopsMax, " stop strings"), absl::StrCat(request.stop_size()));
+    return Expected(absl::StrCat("at most ", kStopsMax, " stop strings"),
+                    absl::StrCat(request.stop_size()));
   }
   for (const std::string& stop : request.stop()) {
     if (stop.empty() || stop.size() > kStopBytesMax) {
-      return Expected(absl::StrCat("stop strings of 1 to ", kStopBytesMax, " bytes"), absl::StrCat(stop.size()));
+      return Expected(absl::StrCat("stop strings of 1 to ", kStopBytesMax, " bytes"),
+                      absl::StrCat(stop.size()));
     }
   }
-  TANDEM_RETURN_IF_ERROR(CheckRange("prompt_logprobs_plus1", request.prompt_logprobs_plus1(), 0, kLogprobsMax + 1.0));
+  TANDEM_RETURN_IF_ERROR(
+      CheckRange("prompt_logprobs_plus1", request.prompt_logprobs_plus1(), 0, kLogprobsMax + 1.0));
   return CheckSampling(request.sampling(), limits.vocab_size);
 }
 
-absl::StatusOr<GenerationRequest> MakeGeneration(const GenerateRequest& request, std::vector<uint32_t> prompt,
+absl::StatusOr<GenerationRequest> MakeGeneration(const GenerateRequest& request,
+                                                 std::vector<uint32_t> prompt,
                                                  const RequestLimits& limits) {
   if (prompt.empty()) return Expected("a prompt of at least 1 token", "0");
   // An answer of at least one token must fit, unless none is wanted.
   const uint64_t needed = prompt.size() + (request.max_tokens() > 0 ? 1 : 0);
   if (needed > limits.context_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat("the prompt has ", prompt.size(), " tokens, the context holds ",
+    return absl::InvalidArgumentError(absl::StrCat("the prompt has ", prompt.size(),
+                                                   " tokens, the context holds ",
                                                    limits.context_tokens, " with the answer"));
   }
   for (const uint32_t id : prompt) {
@@ -88,12 +96,14 @@ absl::StatusOr<GenerationRequest> MakeGeneration(const GenerateRequest& request,
   }
   GenerationRequest generation;
   generation.id = request.request_id();
-  generation.max_tokens = std::min<uint64_t>(request.max_tokens(), limits.context_tokens - prompt.size());
+  generation.max_tokens =
+      std::min<uint64_t>(request.max_tokens(), limits.context_tokens - prompt.size());
   generation.prompt = std::move(prompt);
   generation.sampling = request.sampling();
   for (const uint32_t eos : limits.eos_token_ids) {
     const auto& ids = generation.sampling.stop_token_ids();
-    if (std::find(ids.begin(), ids.end(), eos) == ids.end()) generation.sampling.add_stop_token_ids(eos);
+    if (std::find(ids.begin(), ids.end(), eos) == ids.end())
+      generation.sampling.add_stop_token_ids(eos);
   }
   generation.stops.assign(request.stop().begin(), request.stop().end());
   generation.prompt_logprobs_plus1 = request.prompt_logprobs_plus1();

@@ -69,7 +69,8 @@ TEST(GenerationTest, PromptsThatDoNotFitAreRefusedWithNumbers) {
   EXPECT_FALSE(MakeGeneration(Good(), {}, kLimits).ok());
   EXPECT_FALSE(MakeGeneration(Good(), {300}, kLimits).ok());
   const auto full = MakeGeneration(Good(), std::vector<uint32_t>(10, 1), kLimits);
-  EXPECT_THAT(std::string(full.status().message()), HasSubstr("the prompt has 10 tokens, the context holds 10"));
+  EXPECT_THAT(std::string(full.status().message()),
+              HasSubstr("the prompt has 10 tokens, the context holds 10"));
   GenerateRequest score = Good();
   score.set_max_tokens(0);
   EXPECT_TRUE(MakeGeneration(score, std::vector<uint32_t>(10, 1), kLimits).ok());
@@ -92,7 +93,8 @@ class AnswerTest : public testing::Test {
   }
 
   // Pushes the bytes until the answer ends; returns all text, and the last chunk.
-  std::pair<std::string, inference::v1::GenerateChunk> Push(Answer* answer, const std::string& bytes) {
+  std::pair<std::string, inference::v1::GenerateChunk> Push(Answer* answer,
+                                                            const std::string& bytes) {
     std::string text;
     inference::v1::GenerateChunk chunk;
     for (const char byte : bytes) {

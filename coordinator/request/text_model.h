@@ -1,4 +1,5 @@
-// TextModel: what the coordinator knows of a model without its weights: configuration, tokenizer, chat template.
+// TextModel: what the coordinator knows of a model without its weights: configuration, tokenizer,
+// chat template.
 #pragma once
 
 #include <memory>
@@ -16,7 +17,8 @@ namespace tandem::coordinator {
 
 class TextModel {
  public:
-  // `path`: a Hugging Face folder (config.json, tokenizer.json or tiktoken.model) or a GGUF file. Errors name file, expected and found.
+  // `path`: a Hugging Face folder (config.json, tokenizer.json or tiktoken.model) or a GGUF file.
+  // Errors name file, expected and found.
   static absl::StatusOr<std::unique_ptr<TextModel>> Load(const std::string& path);
 
   const ModelConfig& config() const { return config_; }
@@ -27,14 +29,16 @@ class TextModel {
   uint32_t vocab_size() const { return static_cast<uint32_t>(config_.vocab_size); }
   std::vector<uint32_t> eos_token_ids() const;
 
-  // The prompt as the template writes it. FAILED_PRECONDITION when the model has no template, INVALID_ARGUMENT for messages or
-  // template arguments that do not fit.
+  // The prompt as the template writes it. FAILED_PRECONDITION when the model has no template,
+  // INVALID_ARGUMENT for messages or template arguments that do not fit.
   absl::StatusOr<std::string> RenderChat(const inference::v1::ChatPrompt& chat) const;
   // Ids of a rendered template: special tokens are recognized, nothing is added.
   absl::StatusOr<std::vector<uint32_t>> EncodeRendered(const std::string& rendered) const;
-  absl::StatusOr<std::vector<uint32_t>> EncodeText(const std::string& text, bool add_bos, bool parse_special) const;
+  absl::StatusOr<std::vector<uint32_t>> EncodeText(const std::string& text, bool add_bos,
+                                                   bool parse_special) const;
   // Any prompt of a request; plain text gets the model's BOS if the model is used to one.
-  absl::StatusOr<std::vector<uint32_t>> EncodePrompt(const inference::v1::GenerateRequest& request) const;
+  absl::StatusOr<std::vector<uint32_t>> EncodePrompt(
+      const inference::v1::GenerateRequest& request) const;
 
  private:
   TextModel() = default;

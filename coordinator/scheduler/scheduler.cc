@@ -10,10 +10,14 @@ namespace {
 class Step {
  public:
   Step(const SchedulerLimits& limits, std::vector<SequenceView> running, uint32_t pages_free)
-      : limits_(limits), running_(std::move(running)), pages_free_(pages_free), rows_left_(limits.rows_max),
+      : limits_(limits),
+        running_(std::move(running)),
+        pages_free_(pages_free),
+        rows_left_(limits.rows_max),
         prefill_rows_left_(limits.prefill_rows_max) {}
 
-  // One row for each sequence that generates, oldest first. The order decides who is preempted for whom.
+  // One row for each sequence that generates, oldest first. The order decides who is preempted for
+  // whom.
   void PlanDecodes() {
     for (size_t i = 0; i < running_.size() && rows_left_ > 0; ++i) {
       const SequenceView sequence = running_[i];
@@ -34,10 +38,12 @@ class Step {
 
   // Lets waiting sequences in while there are rows now and pages for all they are known to need.
   void Admit(const std::vector<SequenceView>& waiting) {
-    // Whoever was preempted needs room more than newcomers, and a newcomer would be the next victim.
+    // Whoever was preempted needs room more than newcomers, and a newcomer would be the next
+    // victim.
     if (!decision_.preempted.empty()) return;
     for (const SequenceView& sequence : waiting) {
-      if (running_.size() >= limits_.sequences_max || rows_left_ == 0 || prefill_rows_left_ == 0) return;
+      if (running_.size() >= limits_.sequences_max || rows_left_ == 0 || prefill_rows_left_ == 0)
+        return;
       if (PagesAtAdmission(sequence) > pages_free_) return;
       running_.push_back(sequence);
       decision_.admitted.push_back(sequence.key);
@@ -54,29 +60,33 @@ class Step {
     if (count > 0) Plan(sequence, count, /*counts_as_prefill=*/true);
   }
 
-  // Known tokens and one more: room for the first token of the answer. All at once, so that only generated tokens ever ask
-  // for more, and whoever is preempted for them has no slice in this step yet.
+  // Known tokens and one more: room for the first token of the answer. All at once, so that only
+  // generated tokens ever ask for more, and whoever is preempted for them has no slice in this step
+  // yet.
   uint32_t PagesAtAdmission(const SequenceView& sequence) const {
     return PagesFor(sequence.total + 1, limits_.page_tokens);
   }
 
   void Plan(const SequenceView& sequence, uint32_t count, bool counts_as_prefill) {
-    const uint32_t needed = sequence.pages == 0 ? PagesAtAdmission(sequence)
-                                                : PagesFor(sequence.computed + count, limits_.page_tokens);
+    const uint32_t needed = sequence.pages == 0
+                                ? PagesAtAdmission(sequence)
+                                : PagesFor(sequence.computed + count, limits_.page_tokens);
     const uint32_t more = needed > sequence.pages ? needed - sequence.pages : 0;
     if (more > pages_free_) return MakeRoom(sequence);
     pages_free_ -= more;
     rows_left_ -= count;
     if (counts_as_prefill) prefill_rows_left_ -= count;
-    decision_.slices.push_back({sequence.key, sequence.computed < sequence.prompt, sequence.computed, count, more,
+    decision_.slices.push_back({sequence.key, sequence.computed < sequence.prompt,
+                                sequence.computed, count, more,
                                 sequence.computed + count == sequence.total});
   }
 
-  // Sends the youngest away, `needy` itself if it is that one. Its pages come free for the next step, so one at a time is
-  // enough, and `needy` waits for that step.
+  // Sends the youngest away, `needy` itself if it is that one. Its pages come free for the next
+  // step, so one at a time is enough, and `needy` waits for that step.
   void MakeRoom(const SequenceView& needy) {
     if (!decision_.preempted.empty()) return;
-    // The only one left needs pages that do not exist: whoever let it in has not checked its length.
+    // The only one left needs pages that do not exist: whoever let it in has not checked its
+    // length.
     TANDEM_CHECK_GT(running_.size(), 1u);
     const SequenceView youngest = running_.back();
     TANDEM_CHECK_GE(youngest.key, needy.key);

@@ -17,7 +17,8 @@ namespace {
 using testing::ElementsAre;
 using testing::IsEmpty;
 
-const SchedulerLimits kLimits = {.rows_max = 100, .prefill_rows_max = 40, .sequences_max = 8, .page_tokens = 64};
+const SchedulerLimits kLimits = {
+    .rows_max = 100, .prefill_rows_max = 40, .sequences_max = 8, .page_tokens = 64};
 
 SequenceView Waiting(uint64_t key, uint32_t prompt, uint32_t total = 0) {
   return {key, prompt, std::max(prompt, total), 0, 0};
@@ -47,7 +48,8 @@ TEST(SchedulerTest, APromptIsCutIntoChunks) {
 }
 
 TEST(SchedulerTest, GeneratingSequencesComeFirst) {
-  const StepDecision step = ScheduleStep(kLimits, {{1, 90, 90, 10, 2}, Decoding(2, 5, 9, 1)}, {Waiting(3, 9)}, 10);
+  const StepDecision step =
+      ScheduleStep(kLimits, {{1, 90, 90, 10, 2}, Decoding(2, 5, 9, 1)}, {Waiting(3, 9)}, 10);
   ASSERT_EQ(step.slices.size(), 2u);
   EXPECT_EQ(step.slices[0].key, 2u);
   EXPECT_FALSE(step.slices[0].prefill);
@@ -57,7 +59,8 @@ TEST(SchedulerTest, GeneratingSequencesComeFirst) {
 }
 
 TEST(SchedulerTest, SeveralShortPromptsShareAStep) {
-  const StepDecision step = ScheduleStep(kLimits, {}, {Waiting(1, 10), Waiting(2, 10), Waiting(3, 30)}, 10);
+  const StepDecision step =
+      ScheduleStep(kLimits, {}, {Waiting(1, 10), Waiting(2, 10), Waiting(3, 30)}, 10);
   EXPECT_THAT(step.admitted, ElementsAre(1, 2, 3));
   EXPECT_EQ(step.slices[2].count, 20u);
 }
@@ -83,7 +86,8 @@ TEST(SchedulerTest, AReplayPrefillsThePromptAndFeedsTheAnswerAsDecodeRows) {
 
 TEST(SchedulerTest, WhenPagesRunOutTheYoungestGoes) {
   // 1 needs a second page for position 64.
-  const std::vector<SequenceView> running = {Decoding(1, 5, 65, 1), Decoding(2, 5, 20, 1), Decoding(3, 5, 20, 1)};
+  const std::vector<SequenceView> running = {Decoding(1, 5, 65, 1), Decoding(2, 5, 20, 1),
+                                             Decoding(3, 5, 20, 1)};
   const StepDecision step = ScheduleStep(kLimits, running, {Waiting(4, 5)}, 0);
   EXPECT_THAT(step.preempted, ElementsAre(3));
   ASSERT_EQ(step.slices.size(), 1u);
@@ -92,19 +96,23 @@ TEST(SchedulerTest, WhenPagesRunOutTheYoungestGoes) {
 }
 
 TEST(SchedulerTest, TheYoungestMayHaveToGoItself) {
-  const StepDecision step = ScheduleStep(kLimits, {Decoding(1, 5, 20, 1), Decoding(2, 5, 65, 1)}, {}, 0);
+  const StepDecision step =
+      ScheduleStep(kLimits, {Decoding(1, 5, 20, 1), Decoding(2, 5, 65, 1)}, {}, 0);
   EXPECT_THAT(step.preempted, ElementsAre(2));
   ASSERT_EQ(step.slices.size(), 1u);
   EXPECT_EQ(step.slices[0].key, 1u);
 }
 
-// A small cluster run to the end: sequences with random lengths, a random but sufficient number of pages, a random limit of rows.
-// The invariants of scheduler.h hold in each step, every sequence ends with the tokens it asked for, and pages never collide.
+// A small cluster run to the end: sequences with random lengths, a random but sufficient number of
+// pages, a random limit of rows. The invariants of scheduler.h hold in each step, every sequence
+// ends with the tokens it asked for, and pages never collide.
 class Simulation {
  public:
   explicit Simulation(uint32_t seed) : random_(seed), pages_(4 + seed % 23) {
-    limits_ = {.rows_max = 4 + uint32_t(random_() % 60), .prefill_rows_max = 1 + uint32_t(random_() % 50),
-               .sequences_max = 1 + uint32_t(random_() % 4), .page_tokens = 8};
+    limits_ = {.rows_max = 4 + uint32_t(random_() % 60),
+               .prefill_rows_max = 1 + uint32_t(random_() % 50),
+               .sequences_max = 1 + uint32_t(random_() % 4),
+               .page_tokens = 8};
     limits_.prefill_rows_max = std::min(limits_.prefill_rows_max, limits_.rows_max);
   }
 
@@ -113,9 +121,11 @@ class Simulation {
     for (int step = 0; step < 20000; ++step) {
       if (arrived_ < 30 && random_() % 3 == 0) Arrive();
       if (arrived_ == 30 && running_.empty() && waiting_.empty()) break;
-      const StepDecision decision = ScheduleStep(limits_, Views(running_), Views(waiting_), pages_.pages_free());
+      const StepDecision decision =
+          ScheduleStep(limits_, Views(running_), Views(waiting_), pages_.pages_free());
       const bool idle = running_.empty() && waiting_.empty();
-      steps_empty = decision.slices.empty() && decision.preempted.empty() && !idle ? steps_empty + 1 : 0;
+      steps_empty =
+          decision.slices.empty() && decision.preempted.empty() && !idle ? steps_empty + 1 : 0;
       ASSERT_LE(steps_empty, 0) << "no progress";
       CheckAndApply(decision);
       pages_.CheckIntegrity();
@@ -161,7 +171,8 @@ class Simulation {
     for (const SliceDecision& slice : decision.slices) {
       ASSERT_TRUE(seen.insert(slice.key).second);
       ASSERT_THAT(decision.preempted, testing::Not(testing::Contains(slice.key)));
-      auto it = std::find_if(running_.begin(), running_.end(), [&](const Sequence& s) { return s.view.key == slice.key; });
+      auto it = std::find_if(running_.begin(), running_.end(),
+                             [&](const Sequence& s) { return s.view.key == slice.key; });
       ASSERT_NE(it, running_.end());
       ASSERT_EQ(slice.start, it->view.computed);
       ASSERT_GE(slice.count, 1u);

@@ -1,5 +1,5 @@
-// What the coordinator counts. Names follow vLLM's with our prefix, so that its dashboards work after a search and replace;
-// docs/metrics.md explains each.
+// What the coordinator counts. Names follow vLLM's with our prefix, so that its dashboards work
+// after a search and replace; docs/metrics.md explains each.
 #pragma once
 
 #include <string>
@@ -15,7 +15,7 @@ struct CoordinatorMetrics {
 
   prometheus::Gauge& requests_running;
   prometheus::Gauge& requests_waiting;
-  prometheus::Gauge& kv_cache_usage;      // 0 to 1
+  prometheus::Gauge& kv_cache_usage;  // 0 to 1
   prometheus::Counter& prompt_tokens;
   prometheus::Counter& generation_tokens;
   prometheus::Counter& preemptions;

@@ -1,5 +1,6 @@
-// ScriptedEngine: a GPU worker for tests of the step loop, over real gRPC. Its "model" is a hash of all tokens so far, so a replay that
-// differs in one token gives another answer, and it holds the coordinator to every rule of engine.proto.
+// ScriptedEngine: a GPU worker for tests of the step loop, over real gRPC. Its "model" is a hash of
+// all tokens so far, so a replay that differs in one token gives another answer, and it holds the
+// coordinator to every rule of engine.proto.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -65,8 +66,9 @@ class ScriptedEngine final : public engine::v1::Engine::Service {
     return grpc::Status::OK;
   }
 
-  grpc::Status Run(grpc::ServerContext*,
-                   grpc::ServerReaderWriter<engine::v1::StepResult, engine::v1::StepPlan>* stream) override {
+  grpc::Status Run(
+      grpc::ServerContext*,
+      grpc::ServerReaderWriter<engine::v1::StepResult, engine::v1::StepPlan>* stream) override {
     ++streams_;
     Forget();
     engine::v1::StepPlan plan;
@@ -126,7 +128,8 @@ class ScriptedEngine final : public engine::v1::Engine::Service {
       ExecuteSlice(slice, result.add_slices());
     }
     Require(rows <= static_cast<int>(script_.rows_max), "too many rows");
-    for (const uint64_t id : plan.releases()) Require(sequences_.erase(id) == 1, "an unknown sequence is released");
+    for (const uint64_t id : plan.releases())
+      Require(sequences_.erase(id) == 1, "an unknown sequence is released");
     Require(plan.deadline_ms() > 0, "no deadline");
     return result;
   }
@@ -140,7 +143,8 @@ class ScriptedEngine final : public engine::v1::Engine::Service {
     for (const uint32_t page : slice.new_pages()) {
       Require(page < script_.kv_pages, "a page that is none");
       for (const auto& [id, other] : sequences_) {
-        Require(std::count(other.pages.begin(), other.pages.end(), page) == 0, "a page of two sequences");
+        Require(std::count(other.pages.begin(), other.pages.end(), page) == 0,
+                "a page of two sequences");
       }
       state.pages.push_back(page);
     }
@@ -169,7 +173,8 @@ class ScriptedEngine final : public engine::v1::Engine::Service {
     const uint32_t next = NextToken(state.tokens);
     out->set_has_token(true);
     out->set_token_id(next);
-    for (const uint32_t stop : state.sampling.stop_token_ids()) out->set_is_stop_token(out->is_stop_token() || stop == next);
+    for (const uint32_t stop : state.sampling.stop_token_ids())
+      out->set_is_stop_token(out->is_stop_token() || stop == next);
     if (state.sampling.logprobs()) out->mutable_logprobs()->mutable_chosen()->set_token_id(next);
   }
 

@@ -14,17 +14,20 @@ namespace tandem::coordinator {
 
 struct Sequence {
   Sequence(uint64_t key, GenerationRequest request, const Tokenizer* tokenizer)
-      : key(key), request(std::move(request)), tokens(this->request.prompt),
+      : key(key),
+        request(std::move(request)),
+        tokens(this->request.prompt),
         answer(tokenizer, this->request.stops, this->request.max_tokens) {}
 
-  const uint64_t key;            // order of arrival
+  const uint64_t key;  // order of arrival
   GenerationRequest request;
   std::vector<uint32_t> tokens;  // prompt, then answer
   Answer answer;
-  int attempts_lost = 0;         // steps that were lost with this sequence in them
+  int attempts_lost = 0;  // steps that were lost with this sequence in them
 
   // What the worker holds; all zero while waiting.
-  uint64_t engine_id = 0;        // a new one for each start, so that an old state cannot be taken for the new one
+  uint64_t engine_id =
+      0;  // a new one for each start, so that an old state cannot be taken for the new one
   uint32_t computed = 0;
   std::vector<uint32_t> pages;
 
@@ -36,7 +39,9 @@ struct Sequence {
 
   uint32_t prompt_size() const { return static_cast<uint32_t>(request.prompt.size()); }
   uint32_t total() const { return static_cast<uint32_t>(tokens.size()); }
-  bool wants_prompt_logprobs() const { return request.prompt_logprobs_plus1 > 0 && !prompt_logprobs_sent; }
+  bool wants_prompt_logprobs() const {
+    return request.prompt_logprobs_plus1 > 0 && !prompt_logprobs_sent;
+  }
 
   SequenceView View() const {
     return {key, prompt_size(), total(), computed, static_cast<uint32_t>(pages.size())};

@@ -16,32 +16,43 @@ using engine::v1::SliceResult;
 using engine::v1::StepPlan;
 using engine::v1::StepResult;
 
-// How long an idle loop sleeps on its inbox: the delay with which it sees cancellations and workers that come.
+// How long an idle loop sleeps on its inbox: the delay with which it sees cancellations and workers
+// that come.
 constexpr absl::Duration kIdleWait = absl::Milliseconds(50);
 constexpr absl::Duration kNotReadyWait = absl::Milliseconds(20);
 constexpr absl::Duration kDescribeTimeout = absl::Seconds(2);
 
 double Seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration); }
 
-uint64_t Micros(absl::Duration duration) { return static_cast<uint64_t>(absl::ToInt64Microseconds(duration)); }
+uint64_t Micros(absl::Duration duration) {
+  return static_cast<uint64_t>(absl::ToInt64Microseconds(duration));
+}
 
 std::string FinishName(inference::v1::FinishReason reason) {
   return reason == inference::v1::FINISH_REASON_STOP ? "stop" : "length";
 }
 
 // What a worker says about itself must make sense before it is believed.
-absl::Status CheckDescription(const engine::v1::DescribeResponse& engine, const std::string& address) {
-  if (engine.kv_pages() > 0 && engine.page_tokens() > 0 && engine.rows_max() > 0) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat("GPU worker ", address, " offers ", engine.kv_pages(), " pages of ",
-                                             engine.page_tokens(), " tokens and ", engine.rows_max(), " rows"));
+absl::Status CheckDescription(const engine::v1::DescribeResponse& engine,
+                              const std::string& address) {
+  if (engine.kv_pages() > 0 && engine.page_tokens() > 0 && engine.rows_max() > 0)
+    return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("GPU worker ", address, " offers ", engine.kv_pages(),
+                                             " pages of ", engine.page_tokens(), " tokens and ",
+                                             engine.rows_max(), " rows"));
 }
 
 }  // namespace
 
 StepLoop::StepLoop(const StepLoopOptions& options, ClusterView cluster, const Tokenizer* tokenizer,
                    CoordinatorMetrics* metrics, const base::Clock* clock)
-    : options_(options), cluster_(std::move(cluster)), tokenizer_(tokenizer), metrics_(metrics), clock_(clock),
-      inbox_(options.requests_max), thread_([this] { Run(); }) {}
+    : options_(options),
+      cluster_(std::move(cluster)),
+      tokenizer_(tokenizer),
+      metrics_(metrics),
+      clock_(clock),
+      inbox_(options.requests_max),
+      thread_([this] { Run(); }) {}
 
 StepLoop::~StepLoop() {
   draining_ = true;
@@ -55,8 +66,8 @@ absl::Status StepLoop::Submit(GenerationRequest request) {
   if (requests_.fetch_add(1) >= options_.requests_max || !inbox_.TryPush(std::move(request))) {
     requests_.fetch_sub(1);
     metrics_->requests_refused.Increment();
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the queue is full: ", options_.requests_max, " requests are running or waiting"));
+    return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", options_.requests_max,
+                                                     " requests are running or waiting"));
   }
   return absl::OkStatus();
 }
@@ -118,7 +129,8 @@ void StepLoop::EndUnwanted() {
   }
 }
 
-// A request with a deadline waits until then, the others ready_wait from their arrival or their last token.
+// A request with a deadline waits until then, the others ready_wait from their arrival or their
+// last token.
 void StepLoop::EndUnservable(const absl::Status& reason) {
   const absl::Duration now = clock_->Monotonic();
   for (Sequences* sequences : {&running_, &waiting_}) {
@@ -126,8 +138,10 @@ void StepLoop::EndUnservable(const absl::Status& reason) {
       const auto here = it++;
       const Sequence& sequence = *here->second;
       const absl::Duration since = sequence.last_token_at.value_or(sequence.request.arrival);
-      if (sequence.request.deadline != absl::InfiniteFuture() || now - since < options_.ready_wait) continue;
-      End(here, sequences, absl::UnavailableError(absl::StrCat("the cluster is not ready: ", reason.message())));
+      if (sequence.request.deadline != absl::InfiniteFuture() || now - since < options_.ready_wait)
+        continue;
+      End(here, sequences,
+          absl::UnavailableError(absl::StrCat("the cluster is not ready: ", reason.message())));
     }
   }
 }
@@ -135,13 +149,14 @@ void StepLoop::EndUnservable(const absl::Status& reason) {
 absl::Status StepLoop::EnsureLink() {
   const std::vector<ReadyWorker> workers = cluster_.gpu_workers();
   if (link_ != nullptr) {
-    const bool still_there = std::any_of(workers.begin(), workers.end(), [this](const ReadyWorker& worker) {
-      return worker.worker_id == link_worker_id_;
-    });
+    const bool still_there = std::any_of(
+        workers.begin(), workers.end(),
+        [this](const ReadyWorker& worker) { return worker.worker_id == link_worker_id_; });
     if (still_there) return absl::OkStatus();
     LoseLink(absl::UnavailableError("it left the cluster"), {});
   }
-  if (clock_->Monotonic() < link_retry_at_) return absl::UnavailableError("the GPU worker was just lost");
+  if (clock_->Monotonic() < link_retry_at_)
+    return absl::UnavailableError("the GPU worker was just lost");
   if (workers.empty()) return absl::UnavailableError("no GPU worker is ready");
   link_retry_at_ = clock_->Monotonic() + options_.reconnect_wait;
   // In turn, so that one that answers no calls does not hide the next.
@@ -164,9 +179,11 @@ absl::Status StepLoop::OpenLink(const ReadyWorker& worker) {
   limits_.prefill_rows_max = std::min(options_.prefill_rows_max, engine->rows_max());
   limits_.sequences_max = std::min(options_.sequences_max, engine->rows_max());
   limits_.page_tokens = engine->page_tokens();
-  base::LogInfo("gpu_worker_linked",
-                {{"worker", worker.worker_id}, {"address", worker.address}, {"kv_pages", engine->kv_pages()},
-                 {"rows_max", engine->rows_max()}, {"backend", engine->backend()}});
+  base::LogInfo("gpu_worker_linked", {{"worker", worker.worker_id},
+                                      {"address", worker.address},
+                                      {"kv_pages", engine->kv_pages()},
+                                      {"rows_max", engine->rows_max()},
+                                      {"backend", engine->backend()}});
   {
     absl::MutexLock lock(&mutex_);
     engine_ = *std::move(engine);
@@ -175,7 +192,8 @@ absl::Status StepLoop::OpenLink(const ReadyWorker& worker) {
   return absl::OkStatus();
 }
 
-// A sequence must fit the pages when it runs alone, or the scheduler could never finish it. The answer is cut, as by the context.
+// A sequence must fit the pages when it runs alone, or the scheduler could never finish it. The
+// answer is cut, as by the context.
 void StepLoop::RefuseWhatNeverFits() {
   const uint64_t capacity_tokens = uint64_t{pages_->pages()} * limits_.page_tokens;
   for (auto it = waiting_.begin(); it != waiting_.end();) {
@@ -184,28 +202,33 @@ void StepLoop::RefuseWhatNeverFits() {
     if (sequence.total() + uint64_t{1} > capacity_tokens) {
       End(here, &waiting_,
           absl::InvalidArgumentError(absl::StrCat("the request has ", sequence.total(),
-                                                  " tokens, the KV cache of the GPU worker holds ", capacity_tokens,
-                                                  " with the answer")));
+                                                  " tokens, the KV cache of the GPU worker holds ",
+                                                  capacity_tokens, " with the answer")));
     } else {
       sequence.answer.LimitTokens(capacity_tokens - sequence.prompt_size());
     }
   }
 }
 
-// A request on its last attempt may be what kills workers. It runs alone, so that, if it is, no other request dies with it.
+// A request on its last attempt may be what kills workers. It runs alone, so that, if it is, no
+// other request dies with it.
 StepDecision StepLoop::Decide() const {
   std::vector<SequenceView> running, waiting, suspect_running, suspect_waiting;
-  const auto sort = [&](const Sequences& from, std::vector<SequenceView>* normal, std::vector<SequenceView>* suspects) {
+  const auto sort = [&](const Sequences& from, std::vector<SequenceView>* normal,
+                        std::vector<SequenceView>* suspects) {
     for (const auto& [key, sequence] : from) {
-      const bool last_attempt = sequence->attempts_lost >= options_.attempts_max - 1 && sequence->attempts_lost > 0;
+      const bool last_attempt =
+          sequence->attempts_lost >= options_.attempts_max - 1 && sequence->attempts_lost > 0;
       (last_attempt ? suspects : normal)->push_back(sequence->View());
     }
   };
   sort(running_, &running, &suspect_running);
   sort(waiting_, &waiting, &suspect_waiting);
-  if (!suspect_running.empty()) return ScheduleStep(limits_, {suspect_running.front()}, {}, pages_->pages_free());
+  if (!suspect_running.empty())
+    return ScheduleStep(limits_, {suspect_running.front()}, {}, pages_->pages_free());
   if (!suspect_waiting.empty()) {
-    const StepDecision alone = ScheduleStep(limits_, {}, {suspect_waiting.front()}, pages_->pages_free());
+    const StepDecision alone =
+        ScheduleStep(limits_, {}, {suspect_waiting.front()}, pages_->pages_free());
     if (!alone.slices.empty()) return alone;
   }
   return ScheduleStep(limits_, running, waiting, pages_->pages_free());
@@ -215,12 +238,14 @@ void StepLoop::RunStep() {
   const StepDecision decision = Decide();
   Preempt(decision.preempted);
   const StepPlan plan = BuildPlan(decision);
-  // Nothing to do although something waits: its pages come free with a step that is already planned, or it needs time.
+  // Nothing to do although something waits: its pages come free with a step that is already
+  // planned, or it needs time.
   if (plan.slices().empty() && plan.releases().empty()) return absl::SleepFor(kNotReadyWait);
   const absl::Duration start = clock_->Monotonic();
   absl::StatusOr<StepResult> result = link_->RunStep(plan, options_.step_timeout);
   if (!result.ok()) return LoseLink(result.status(), decision);
-  if (absl::Status status = CheckResult(plan, *result); !status.ok()) return LoseLink(status, decision);
+  if (absl::Status status = CheckResult(plan, *result); !status.ok())
+    return LoseLink(status, decision);
   metrics_->step_seconds.Observe(Seconds(clock_->Monotonic() - start));
   metrics_->step_compute_seconds.Observe(result->compute_us() * 1e-6);
   metrics_->step_expert_wait_seconds.Observe(result->expert_wait_us() * 1e-6);
@@ -287,17 +312,19 @@ void StepLoop::AddSlice(const SliceDecision& slice, StepPlan* plan) {
 absl::Status StepLoop::CheckResult(const StepPlan& plan, const StepResult& result) const {
   if (result.status_code() != 0) {
     const absl::Status status = rpc::StatusFromWire(result.status_code(), result.status_message());
-    return absl::Status(status.code(), absl::StrCat("GPU worker ", link_worker_id_, ": ", status.message()));
+    return absl::Status(status.code(),
+                        absl::StrCat("GPU worker ", link_worker_id_, ": ", status.message()));
   }
   if (result.slices_size() != plan.slices_size()) {
-    return absl::InternalError(absl::StrCat("expected results of ", plan.slices_size(), " slices from GPU worker ",
-                                            link_worker_id_, ", found ", result.slices_size()));
+    return absl::InternalError(absl::StrCat("expected results of ", plan.slices_size(),
+                                            " slices from GPU worker ", link_worker_id_, ", found ",
+                                            result.slices_size()));
   }
   for (int i = 0; i < plan.slices_size(); ++i) {
     if (plan.slices(i).sequence_id() == result.slices(i).sequence_id()) continue;
-    return absl::InternalError(absl::StrCat("expected a result of sequence ", plan.slices(i).sequence_id(),
-                                            " from GPU worker ", link_worker_id_, ", found one of ",
-                                            result.slices(i).sequence_id()));
+    return absl::InternalError(absl::StrCat(
+        "expected a result of sequence ", plan.slices(i).sequence_id(), " from GPU worker ",
+        link_worker_id_, ", found one of ", result.slices(i).sequence_id()));
   }
   return absl::OkStatus();
 }
@@ -313,7 +340,8 @@ void StepLoop::ApplyResult(const StepPlan& plan, const StepDecision& decision, S
   }
 }
 
-void StepLoop::ApplySlice(uint64_t key, const SliceDecision& slice, bool sampled, SliceResult result) {
+void StepLoop::ApplySlice(uint64_t key, const SliceDecision& slice, bool sampled,
+                          SliceResult result) {
   const auto it = running_.find(key);
   TANDEM_CHECK(it != running_.end());
   Sequence& sequence = *it->second;
@@ -321,7 +349,8 @@ void StepLoop::ApplySlice(uint64_t key, const SliceDecision& slice, bool sampled
     return End(it, &running_, rpc::StatusFromWire(result.status_code(), result.status_message()));
   }
   if (sampled && !result.has_token()) {
-    return End(it, &running_, absl::InternalError("the GPU worker sent no token where one was asked for"));
+    return End(it, &running_,
+               absl::InternalError("the GPU worker sent no token where one was asked for"));
   }
   sequence.computed += slice.count;
   if (slice.prefill && !sequence.first_token_at) metrics_->prompt_tokens.Increment(slice.count);
@@ -345,11 +374,13 @@ void StepLoop::ApplySlice(uint64_t key, const SliceDecision& slice, bool sampled
   }
   if (sequence.wants_prompt_logprobs()) {
     if (sequence.prompt_logprobs.size() != sequence.request.prompt.size() - 1) {
-      return End(it, &running_, absl::InternalError(absl::StrCat(
-          "expected log probabilities of ", sequence.request.prompt.size() - 1, " prompt tokens, found ",
-          sequence.prompt_logprobs.size())));
+      return End(it, &running_,
+                 absl::InternalError(absl::StrCat(
+                     "expected log probabilities of ", sequence.request.prompt.size() - 1,
+                     " prompt tokens, found ", sequence.prompt_logprobs.size())));
     }
-    for (auto& position : sequence.prompt_logprobs) *chunk.add_prompt_logprobs() = std::move(position);
+    for (auto& position : sequence.prompt_logprobs)
+      *chunk.add_prompt_logprobs() = std::move(position);
     sequence.prompt_logprobs.clear();
     sequence.prompt_logprobs_sent = true;
   }
@@ -376,12 +407,14 @@ void StepLoop::SetTimes(const Sequence& sequence, inference::v1::GenerateChunk* 
   chunk->set_prompt_tokens(sequence.prompt_size());
   chunk->set_completion_tokens(sequence.answer.tokens());
   chunk->set_queue_us(Micros(sequence.first_slice_at.value_or(arrival) - arrival));
-  if (sequence.first_token_at) chunk->set_first_token_us(Micros(*sequence.first_token_at - arrival));
+  if (sequence.first_token_at)
+    chunk->set_first_token_us(Micros(*sequence.first_token_at - arrival));
   chunk->set_total_us(Micros(clock_->Monotonic() - arrival));
 }
 
 void StepLoop::LoseLink(const absl::Status& why, const StepDecision& decision) {
-  base::LogWarning("gpu_worker_lost", {{"worker", link_worker_id_}, {"reason", why.ToString()},
+  base::LogWarning("gpu_worker_lost", {{"worker", link_worker_id_},
+                                       {"reason", why.ToString()},
                                        {"requests_to_replay", running_.size()}});
   link_.reset();
   pages_.reset();
@@ -398,7 +431,8 @@ void StepLoop::LoseLink(const absl::Status& why, const StepDecision& decision) {
     const int lost = here->second->attempts_lost;
     if (lost < options_.attempts_max) continue;
     End(here, &waiting_,
-        absl::UnavailableError(absl::StrCat("given up after ", lost, " lost steps, the last because: ", why.message())));
+        absl::UnavailableError(absl::StrCat("given up after ", lost,
+                                            " lost steps, the last because: ", why.message())));
   }
   releases_.clear();
   pages_to_free_.clear();
@@ -413,8 +447,10 @@ void StepLoop::End(Sequences::iterator it, Sequences* from, const absl::Status& 
   metrics_->CountEnd(status, finish_reason);
   metrics_->e2e_seconds.Observe(Seconds(total));
   base::Log(status.ok() ? base::LogLevel::kDebug : base::LogLevel::kInfo, "request_ended",
-            {{"request", sequence->request.id}, {"status", status.ok() ? finish_reason : status.ToString()},
-             {"prompt_tokens", sequence->prompt_size()}, {"completion_tokens", sequence->answer.tokens()},
+            {{"request", sequence->request.id},
+             {"status", status.ok() ? finish_reason : status.ToString()},
+             {"prompt_tokens", sequence->prompt_size()},
+             {"completion_tokens", sequence->answer.tokens()},
              {"total_ms", absl::ToInt64Milliseconds(total)}});
   sequence->request.finish(status);
   requests_.fetch_sub(1);

@@ -1,5 +1,6 @@
-// StepLoop: the coordinator's heart. One thread owns every running request: it asks the scheduler for a plan, sends it to the GPU
-// worker, and turns the result into answers. When the GPU worker is lost, everything is replayed on the one that comes back.
+// StepLoop: the coordinator's heart. One thread owns every running request: it asks the scheduler
+// for a plan, sends it to the GPU worker, and turns the result into answers. When the GPU worker is
+// lost, everything is replayed on the one that comes back.
 #pragma once
 
 #include <atomic>
@@ -26,9 +27,9 @@
 namespace tandem::coordinator {
 
 struct StepLoopOptions {
-  uint32_t requests_max = 1024;       // running and waiting; more are refused
-  uint32_t sequences_max = 64;        // running at once
-  uint32_t prefill_rows_max = 512;    // of a step
+  uint32_t requests_max = 1024;     // running and waiting; more are refused
+  uint32_t sequences_max = 64;      // running at once
+  uint32_t prefill_rows_max = 512;  // of a step
   absl::Duration step_timeout = absl::Seconds(120);
   // How long a request without a deadline waits for a cluster that is not ready.
   absl::Duration ready_wait = absl::Seconds(30);
@@ -51,7 +52,8 @@ class StepLoop {
   // Ends what is left with UNAVAILABLE.
   ~StepLoop();
 
-  // Thread-safe. RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE when draining; then neither send nor finish is called.
+  // Thread-safe. RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE when draining; then neither
+  // send nor finish is called.
   absl::Status Submit(GenerationRequest request);
 
   // Refuses new requests from now on.
@@ -77,15 +79,21 @@ class StepLoop {
   engine::v1::StepPlan BuildPlan(const StepDecision& decision);
   void AddSlice(const SliceDecision& slice, engine::v1::StepPlan* plan);
   void Preempt(const std::vector<uint64_t>& keys);
-  absl::Status CheckResult(const engine::v1::StepPlan& plan, const engine::v1::StepResult& result) const;
-  void ApplyResult(const engine::v1::StepPlan& plan, const StepDecision& decision, engine::v1::StepResult result);
-  void ApplySlice(uint64_t key, const SliceDecision& slice, bool sampled, engine::v1::SliceResult result);
+  absl::Status CheckResult(const engine::v1::StepPlan& plan,
+                           const engine::v1::StepResult& result) const;
+  void ApplyResult(const engine::v1::StepPlan& plan, const StepDecision& decision,
+                   engine::v1::StepResult result);
+  void ApplySlice(uint64_t key, const SliceDecision& slice, bool sampled,
+                  engine::v1::SliceResult result);
   void CountToken(Sequence& sequence);
-  // Everything the worker held is gone: its sequences wait to be replayed. Those of `decision` were in the step that was lost.
+  // Everything the worker held is gone: its sequences wait to be replayed. Those of `decision` were
+  // in the step that was lost.
   void LoseLink(const absl::Status& why, const StepDecision& decision);
 
-  // Ends a running or waiting sequence. Its pages and the worker's state of it are given back with the next step.
-  void End(Sequences::iterator it, Sequences* from, const absl::Status& status, const std::string& finish_reason = "");
+  // Ends a running or waiting sequence. Its pages and the worker's state of it are given back with
+  // the next step.
+  void End(Sequences::iterator it, Sequences* from, const absl::Status& status,
+           const std::string& finish_reason = "");
   void Retire(Sequence& sequence);
   void SetTimes(const Sequence& sequence, inference::v1::GenerateChunk* chunk) const;
   void UpdateGauges();

@@ -1,5 +1,5 @@
-// The step loop against a scripted GPU worker over real gRPC: answers are right whatever dies, pages never collide, every request ends
-// exactly once.
+// The step loop against a scripted GPU worker over real gRPC: answers are right whatever dies,
+// pages never collide, every request ends exactly once.
 #include "coordinator/step/step_loop.h"
 
 #include <gmock/gmock.h>
@@ -52,7 +52,9 @@ class StepLoopTest : public testing::Test {
  protected:
   void SetUp() override { base::InitLogging("test", base::LogLevel::kError, false); }
 
-  void StartEngine(ScriptedEngine::Script script = {}) { engine_ = std::make_unique<ScriptedEngine>(std::move(script)); }
+  void StartEngine(ScriptedEngine::Script script = {}) {
+    engine_ = std::make_unique<ScriptedEngine>(std::move(script));
+  }
 
   void StartLoop(StepLoopOptions options = {}) {
     options.reconnect_wait = absl::Milliseconds(5);
@@ -63,9 +65,11 @@ class StepLoopTest : public testing::Test {
     };
     cluster.gpu_workers = [this] {
       absl::MutexLock lock(&mutex_);
-      return engine_ == nullptr ? std::vector<ReadyWorker>{} : std::vector<ReadyWorker>{{worker_id_, engine_->address()}};
+      return engine_ == nullptr ? std::vector<ReadyWorker>{}
+                                : std::vector<ReadyWorker>{{worker_id_, engine_->address()}};
     };
-    loop_ = std::make_unique<StepLoop>(options, cluster, tokenizer_.get(), &counters_, &base::RealClock());
+    loop_ = std::make_unique<StepLoop>(options, cluster, tokenizer_.get(), &counters_,
+                                       &base::RealClock());
   }
 
   GenerationRequest Request(const std::string& prompt, uint32_t max_tokens) {
@@ -110,8 +114,8 @@ class StepLoopTest : public testing::Test {
   }
 
   // All answers, whatever their order.
-  void ExpectAnswers(const std::vector<std::string>& prompts, const std::vector<std::shared_ptr<Seen>>& seen,
-                     uint32_t count) {
+  void ExpectAnswers(const std::vector<std::string>& prompts,
+                     const std::vector<std::shared_ptr<Seen>>& seen, uint32_t count) {
     for (size_t i = 0; i < prompts.size(); ++i) {
       ASSERT_TRUE(seen[i]->Wait()) << i;
       EXPECT_TRUE(seen[i]->status.ok()) << seen[i]->status;
@@ -121,7 +125,8 @@ class StepLoopTest : public testing::Test {
   }
 
   void ExpectReleased() {
-    for (int i = 0; i < 200 && engine_->sequences_held() > 0; ++i) absl::SleepFor(absl::Milliseconds(10));
+    for (int i = 0; i < 200 && engine_->sequences_held() > 0; ++i)
+      absl::SleepFor(absl::Milliseconds(10));
     EXPECT_EQ(engine_->sequences_held(), 0u);
     EXPECT_THAT(engine_->violations(), IsEmpty());
     EXPECT_EQ(loop_->requests(), 0u);
@@ -129,7 +134,8 @@ class StepLoopTest : public testing::Test {
 
   static std::vector<std::string> Prompts(int count) {
     std::vector<std::string> prompts;
-    for (int i = 0; i < count; ++i) prompts.push_back(absl::StrCat("prompt ", i, std::string(i * 7 % 40, '.')));
+    for (int i = 0; i < count; ++i)
+      prompts.push_back(absl::StrCat("prompt ", i, std::string(i * 7 % 40, '.')));
     return prompts;
   }
 
@@ -191,7 +197,8 @@ TEST_F(StepLoopTest, PromptLogprobsComeOnceAndWhole) {
   ASSERT_TRUE(scored->Wait());
   EXPECT_TRUE(scored->status.ok()) << scored->status;
   ASSERT_EQ(scored->prompt_logprobs.size(), 16u);
-  for (size_t i = 0; i < 16; ++i) EXPECT_EQ(scored->prompt_logprobs[i].chosen().logprob(), -float(i + 1));
+  for (size_t i = 0; i < 16; ++i)
+    EXPECT_EQ(scored->prompt_logprobs[i].chosen().logprob(), -float(i + 1));
   EXPECT_TRUE(scored->ids.empty());
   ASSERT_TRUE(answered->Wait());
   EXPECT_EQ(answered->prompt_logprobs.size(), 11u);
@@ -280,7 +287,8 @@ TEST_F(StepLoopTest, ARequestThatKillsWorkersIsGivenUpAloneAndOthersLive) {
 TEST_F(StepLoopTest, AFailedSliceEndsItsRequestAlone) {
   ScriptedEngine::Script script;
   script.slice_status = [](const engine::v1::SequenceSlice& slice) {
-    return slice.token_ids(0) == '!' ? absl::UnavailableError("expert 3 of layer 2 is on no worker") : absl::OkStatus();
+    return slice.token_ids(0) == '!' ? absl::UnavailableError("expert 3 of layer 2 is on no worker")
+                                     : absl::OkStatus();
   };
   StartEngine(script);
   StartLoop();
@@ -357,7 +365,8 @@ TEST_F(StepLoopTest, APromptLargerThanTheCacheIsRefusedWithNumbersAndALongAnswer
   auto large = Submit(Request(std::string(40, 'x'), 5));
   ASSERT_TRUE(large->Wait());
   EXPECT_EQ(large->status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(large->status.message()), HasSubstr("has 40 tokens, the KV cache of the GPU worker holds 32"));
+  EXPECT_THAT(std::string(large->status.message()),
+              HasSubstr("has 40 tokens, the KV cache of the GPU worker holds 32"));
   auto cut = Submit(Request("short", 1000));
   ExpectAnswers({"short"}, {cut}, 27);
   EXPECT_EQ(cut->last.finish_reason(), inference::v1::FINISH_REASON_LENGTH);

@@ -1,5 +1,6 @@
-// One-line structured logs on stderr: `2026-11-25T13:00:00.123Z INFO expert_worker_ready worker=cpu-0 experts=512`. An event
-// name first, then key=value pairs, so that a log is searched by name, never by sentence. Values with spaces are quoted.
+// One-line structured logs on stderr: `2026-11-25T13:00:00.123Z INFO expert_worker_ready
+// worker=cpu-0 experts=512`. An event name first, then key=value pairs, so that a log is searched
+// by name, never by sentence. Values with spaces are quoted.
 #pragma once
 
 #include <initializer_list>
@@ -20,7 +21,8 @@ struct LogField {
   std::string value;
 };
 
-// Sets the program's name (a field of each line), the lowest level written, and JSON lines instead of text. Call once in main.
+// Sets the program's name (a field of each line), the lowest level written, and JSON lines instead
+// of text. Call once in main.
 void InitLogging(std::string_view program, LogLevel level, bool json);
 
 // Thread-safe; never throws, never blocks on anything but stderr.

@@ -16,17 +16,18 @@ TEST(LogLineTest, TextLineHasTimeLevelEventAndFields) {
 }
 
 TEST(LogLineTest, TextValuesThatCouldBreakTheLineAreQuoted) {
-  EXPECT_EQ(TextLogLine(kWhen, LogLevel::kError, "p", "e",
-                        {{"a", "two words"}, {"b", ""}, {"c", "x\ny\"\\"}, {"d", "k=v"}, {"e", "\x01"}}),
-            "2025-11-25T13:00:00.123Z ERROR e program=p a=\"two words\" b=\"\" c=\"x\\ny\\\"\\\\\" "
-            "d=\"k=v\" e=\"\\x01\"");
+  EXPECT_EQ(
+      TextLogLine(kWhen, LogLevel::kError, "p", "e",
+                  {{"a", "two words"}, {"b", ""}, {"c", "x\ny\"\\"}, {"d", "k=v"}, {"e", "\x01"}}),
+      "2025-11-25T13:00:00.123Z ERROR e program=p a=\"two words\" b=\"\" c=\"x\\ny\\\"\\\\\" "
+      "d=\"k=v\" e=\"\\x01\"");
 }
 
 TEST(LogLineTest, JsonLineParsesBackWhateverTheValue) {
   std::string every_byte;
   for (int b = 0; b < 256; ++b) every_byte.push_back(static_cast<char>(b));
-  const std::string line =
-      JsonLogLine(kWhen, LogLevel::kWarning, "p", "odd", {{"bytes", every_byte}, {"ok", "h\xC3\xA9"}});
+  const std::string line = JsonLogLine(kWhen, LogLevel::kWarning, "p", "odd",
+                                       {{"bytes", every_byte}, {"ok", "h\xC3\xA9"}});
   EXPECT_EQ(line.find('\n'), std::string::npos);
   const auto parsed = nlohmann::json::parse(line);
   EXPECT_EQ(parsed["level"], "WARNING");

@@ -70,7 +70,8 @@ TEST_F(ProgramTest, DefaultsStayWithoutFlags) {
 }
 
 TEST_F(ProgramTest, FileThenEnvironmentThenFlag) {
-  const std::string file = ConfigFile("kv-pages: 20\nlisten: from-file\nstrict: true\nnames: [a, b]\n");
+  const std::string file =
+      ConfigFile("kv-pages: 20\nlisten: from-file\nstrict: true\nnames: [a, b]\n");
   Parsed parsed = Run({"--config", file});
   EXPECT_EQ(parsed.exit_code, -1) << parsed.err;
   EXPECT_EQ(parsed.pages, 20);

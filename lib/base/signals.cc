@@ -1,4 +1,5 @@
-// SIGINT and SIGTERM become a flag and a readable descriptor, so that a program can stop in order; see program.h.
+// SIGINT and SIGTERM become a flag and a readable descriptor, so that a program can stop in order;
+// see program.h.
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>

@@ -21,7 +21,8 @@ std::string FileNameOf(const CLI::App& app) {
 std::vector<std::string> Inputs(const std::string& file, const std::string& key,
                                 const YAML::Node& value) {
   if (value.IsScalar()) return {value.Scalar()};
-  if (!value.IsSequence()) Fail(file, value.Mark(), "the value of " + key + " is no scalar or list");
+  if (!value.IsSequence())
+    Fail(file, value.Mark(), "the value of " + key + " is no scalar or list");
   std::vector<std::string> inputs;
   for (const YAML::Node& item : value) {
     if (!item.IsScalar()) Fail(file, item.Mark(), "the list " + key + " holds something nested");
@@ -75,7 +76,8 @@ std::vector<CLI::ConfigItem> YamlConfig::from_config(std::istream& input) const 
   return items;
 }
 
-std::string YamlConfig::to_config(const CLI::App* app, bool with_defaults, bool, std::string) const {
+std::string YamlConfig::to_config(const CLI::App* app, bool with_defaults, bool,
+                                  std::string) const {
   YAML::Emitter out;
   out << YAML::BeginMap;
   for (const CLI::Option* option : app->get_options()) {

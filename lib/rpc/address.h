@@ -13,7 +13,8 @@ struct HostPort {
   uint16_t port = 0;
 };
 
-// Accepts "127.0.0.1:80", "[::1]:80", "name:0". INVALID_ARGUMENT says what is wrong with anything else.
+// Accepts "127.0.0.1:80", "[::1]:80", "name:0". INVALID_ARGUMENT says what is wrong with anything
+// else.
 absl::StatusOr<HostPort> ParseHostPort(const std::string& text);
 
 // The inverse, with brackets around IPv6.

@@ -1,5 +1,5 @@
-// The only file that includes Boost.Beast, which takes long to compile. One thread serves everything: answers are short and
-// made in memory.
+// The only file that includes Boost.Beast, which takes long to compile. One thread serves
+// everything: answers are short and made in memory.
 #include "lib/rpc/admin_server.h"
 
 #include <boost/asio/ip/tcp.hpp>
@@ -21,7 +21,8 @@ using Tcp = asio::ip::tcp;
 using Request = http::request<http::empty_body>;
 using Response = http::response<http::string_body>;
 
-// A scraper and a few probes; more are turned away, so that idle connections cannot use up the descriptors.
+// A scraper and a few probes; more are turned away, so that idle connections cannot use up the
+// descriptors.
 constexpr int kConnectionsMax = 64;
 // For reading one request or writing one answer, and for idling between them.
 constexpr auto kWaitMax = std::chrono::seconds(10);
@@ -37,7 +38,8 @@ std::string JsonString(const std::string& text) {
   return out + "\"";
 }
 
-Response Answer(const Request& request, http::status status, const std::string& type, std::string body) {
+Response Answer(const Request& request, http::status status, const std::string& type,
+                std::string body) {
   Response response(status, request.version());
   response.set(http::field::content_type, type);
   response.keep_alive(request.keep_alive());
@@ -47,10 +49,12 @@ Response Answer(const Request& request, http::status status, const std::string& 
 }
 
 Response Health(const Request& request, const absl::Status& status) {
-  if (status.ok()) return Answer(request, http::status::ok, "application/json", "{\"status\":\"ok\"}\n");
+  if (status.ok())
+    return Answer(request, http::status::ok, "application/json", "{\"status\":\"ok\"}\n");
   const std::string message(status.message().data(), status.message().size());
-  return Answer(request, http::status::service_unavailable, "application/json",
-                absl::StrCat("{\"status\":\"unavailable\",\"message\":", JsonString(message), "}\n"));
+  return Answer(
+      request, http::status::service_unavailable, "application/json",
+      absl::StrCat("{\"status\":\"unavailable\",\"message\":", JsonString(message), "}\n"));
 }
 
 Response Route(const AdminOptions& options, const Request& request) {
@@ -64,8 +68,10 @@ Response Route(const AdminOptions& options, const Request& request) {
   }
   // Alive: this thread answers. Liveness must not depend on peers.
   if (target == "/healthz") return Health(request, absl::OkStatus());
-  if (target == "/readyz") return Health(request, options.ready ? options.ready() : absl::OkStatus());
-  return Answer(request, http::status::not_found, "text/plain", "paths: /metrics /healthz /readyz\n");
+  if (target == "/readyz")
+    return Health(request, options.ready ? options.ready() : absl::OkStatus());
+  return Answer(request, http::status::not_found, "text/plain",
+                "paths: /metrics /healthz /readyz\n");
 }
 
 // One connection: read, answer, again, until the peer closes or is silent for too long.
@@ -96,12 +102,15 @@ class Connection : public std::enable_shared_from_this<Connection> {
     if (request.method() == http::verb::head) {
       serializer_.emplace(response_);
       serializer_->split(true);
-      http::async_write_header(stream_, *serializer_, [self = shared_from_this()](
-                                                          beast::error_code error, size_t) { self->AfterWrite(error); });
+      http::async_write_header(stream_, *serializer_,
+                               [self = shared_from_this()](beast::error_code error, size_t) {
+                                 self->AfterWrite(error);
+                               });
       return;
     }
-    http::async_write(stream_, response_, [self = shared_from_this()](
-                                              beast::error_code error, size_t) { self->AfterWrite(error); });
+    http::async_write(
+        stream_, response_,
+        [self = shared_from_this()](beast::error_code error, size_t) { self->AfterWrite(error); });
   }
 
   void AfterWrite(beast::error_code error) {
@@ -133,8 +142,8 @@ class BeastAdminServer final : public AdminServer {
     absl::StatusOr<HostPort> address = ParseHostPort(options_.listen);
     if (!address.ok()) return address.status();
     beast::error_code error;
-    const auto found = Tcp::resolver(context_).resolve(
-        address->host, std::to_string(address->port), Tcp::resolver::passive, error);
+    const auto found = Tcp::resolver(context_).resolve(address->host, std::to_string(address->port),
+                                                       Tcp::resolver::passive, error);
     if (error || found.empty()) return CannotListen(error);
     const Tcp::endpoint endpoint = found.begin()->endpoint();
     acceptor_.open(endpoint.protocol(), error);
@@ -173,7 +182,8 @@ class BeastAdminServer final : public AdminServer {
   }
 
   AdminOptions options_;
-  int open_ = 0;  // connections; the server's thread only. Before context_, whose destruction ends the last ones
+  int open_ = 0;  // connections; the server's thread only. Before context_, whose destruction ends
+                  // the last ones
   asio::io_context context_{1};
   Tcp::acceptor acceptor_{context_};
   asio::steady_timer retry_{context_};

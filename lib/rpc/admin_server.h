@@ -12,7 +12,7 @@ namespace tandem::rpc {
 
 struct AdminOptions {
   std::string listen = "127.0.0.1:0";
-  telemetry::Metrics* metrics = nullptr;   // must outlive the server
+  telemetry::Metrics* metrics = nullptr;  // must outlive the server
   // OK: 200 {"status":"ok"}. Otherwise 503 with the status' message. Called on the server's thread.
   std::function<absl::Status()> ready;
 };

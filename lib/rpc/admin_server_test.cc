@@ -32,7 +32,9 @@ class Socket {
   ~Socket() { close(fd_); }
   bool connected() const { return connected_; }
 
-  void Send(const std::string& bytes) { EXPECT_EQ(send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL), ssize_t(bytes.size())); }
+  void Send(const std::string& bytes) {
+    EXPECT_EQ(send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL), ssize_t(bytes.size()));
+  }
 
   std::string ReadToEnd() {
     std::string all;
@@ -48,7 +50,8 @@ class Socket {
 
 std::string Get(int port, const std::string& target, const std::string& method = "GET") {
   Socket socket(port);
-  socket.Send(absl::StrCat(method, " ", target, " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+  socket.Send(
+      absl::StrCat(method, " ", target, " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
   return socket.ReadToEnd();
 }
 
@@ -58,7 +61,9 @@ class AdminServerTest : public testing::Test {
     metrics_.Counter("tandem_test_total", "Tests.").Increment(3);
     AdminOptions options;
     options.metrics = &metrics_;
-    options.ready = [this] { return ready_ ? absl::OkStatus() : absl::UnavailableError("no \"GPU\" worker"); };
+    options.ready = [this] {
+      return ready_ ? absl::OkStatus() : absl::UnavailableError("no \"GPU\" worker");
+    };
     auto started = AdminServer::Start(std::move(options));
     ASSERT_TRUE(started.ok()) << started.status();
     server_ = *std::move(started);
@@ -95,7 +100,9 @@ TEST_F(AdminServerTest, OtherPathsAndMethodsAreRefused) {
 
 TEST_F(AdminServerTest, OneConnectionMayAskSeveralTimes) {
   Socket socket(server_->port());
-  socket.Send("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  socket.Send(
+      "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\nConnection: "
+      "close\r\n\r\n");
   const std::string answers = socket.ReadToEnd();
   EXPECT_NE(answers.find("HTTP/1.1 200"), answers.rfind("HTTP/1.1 200"));
 }

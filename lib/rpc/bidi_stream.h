@@ -1,6 +1,6 @@
-// BidiStream: the client side of one long-lived gRPC stream on the callback API, with a bounded queue of messages to send. Both
-// streams of the project (GPU worker to expert worker, coordinator to GPU worker) are one of these. Included by lib/rpc/*.cc
-// only, because of grpcpp.
+// BidiStream: the client side of one long-lived gRPC stream on the callback API, with a bounded
+// queue of messages to send. Both streams of the project (GPU worker to expert worker, coordinator
+// to GPU worker) are one of these. Included by lib/rpc/*.cc only, because of grpcpp.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -22,13 +22,15 @@ template <typename Request, typename Response>
 class BidiStream final : public grpc::ClientBidiReactor<Request, Response> {
  public:
   struct Events {
-    // Messages in order, one call at a time, on a gRPC thread. Must not block for long: the next message waits.
+    // Messages in order, one call at a time, on a gRPC thread. Must not block for long: the next
+    // message waits.
     std::function<void(Response)> on_message;
     // Exactly once, after the last message: why the stream is over (OK when the peer ended it).
     std::function<void(absl::Status)> on_end;
   };
   // Binds the reactor to a stub's method: stub->async()->Run(context, reactor).
-  using Bind = std::function<void(grpc::ClientContext*, grpc::ClientBidiReactor<Request, Response>*)>;
+  using Bind =
+      std::function<void(grpc::ClientContext*, grpc::ClientBidiReactor<Request, Response>*)>;
 
   // The stream keeps itself alive until on_end has returned.
   static std::shared_ptr<BidiStream> Open(const Bind& bind, Events events, size_t queue_bytes_max) {
@@ -49,7 +51,8 @@ class BidiStream final : public grpc::ClientBidiReactor<Request, Response> {
     absl::MutexLock lock(&mutex_);
     if (!writable_) return WriteOutcome::kEnded;
     // One message always fits an empty queue, whatever its size.
-    if (!queue_.empty() && queue_bytes_ + message_bytes > queue_bytes_max_) return WriteOutcome::kFull;
+    if (!queue_.empty() && queue_bytes_ + message_bytes > queue_bytes_max_)
+      return WriteOutcome::kFull;
     queue_bytes_ += message_bytes;
     queue_.push_back({std::move(message), message_bytes});
     // Reactions never run inside Start*, so holding the mutex here cannot deadlock.

@@ -1,5 +1,6 @@
-// How every client of the project connects: keepalive that notices a dead peer, message limits that fit a prefill chunk, and a
-// short reconnect backoff, so that a restarted peer is found within half a second.
+// How every client of the project connects: keepalive that notices a dead peer, message limits that
+// fit a prefill chunk, and a short reconnect backoff, so that a restarted peer is found within half
+// a second.
 #pragma once
 
 #include <memory>
@@ -13,7 +14,8 @@ class Channel;
 
 namespace tandem::rpc {
 
-// An insecure channel of its own (connections are not shared with other channels). Connects at the first call.
+// An insecure channel of its own (connections are not shared with other channels). Connects at the
+// first call.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
 
 // Waits until the channel is connected; false when that took longer than `wait_max`.

@@ -26,7 +26,8 @@ class GrpcEngineLink final : public EngineLink {
 
   ~GrpcEngineLink() override {
     Abort();
-    // The reactions hold what they use (inbox, stream); the stub's channel is held by the call itself.
+    // The reactions hold what they use (inbox, stream); the stub's channel is held by the call
+    // itself.
   }
 
   const std::string& address() const override { return address_; }
@@ -43,7 +44,8 @@ class GrpcEngineLink final : public EngineLink {
 
   absl::StatusOr<StepResult> RunStep(StepPlan plan, absl::Duration timeout) override {
     const uint64_t step_id = plan.step_id();
-    plan.set_deadline_ms(static_cast<uint64_t>(std::max<int64_t>(1, absl::ToInt64Milliseconds(timeout))));
+    plan.set_deadline_ms(
+        static_cast<uint64_t>(std::max<int64_t>(1, absl::ToInt64Milliseconds(timeout))));
     TANDEM_ASSIGN_OR_RETURN(std::shared_ptr<Stream> stream, OpenedStream());
     if (stream->Write(std::move(plan)) != Stream::WriteOutcome::kQueued) {
       return Failed(absl::UnavailableError("the stream has ended"));
@@ -51,9 +53,9 @@ class GrpcEngineLink final : public EngineLink {
     std::optional<absl::StatusOr<StepResult>> result = inbox_->PopFor(timeout);
     if (!result.has_value()) {
       Abort();
-      return absl::DeadlineExceededError(
-          absl::StrCat("GPU worker ", address_, " did not finish step ", step_id, " within ",
-                       absl::FormatDuration(timeout)));
+      return absl::DeadlineExceededError(absl::StrCat("GPU worker ", address_,
+                                                      " did not finish step ", step_id, " within ",
+                                                      absl::FormatDuration(timeout)));
     }
     if (!result->ok()) return Failed(result->status());
     if ((*result)->step_id() != step_id) {
@@ -83,7 +85,9 @@ class GrpcEngineLink final : public EngineLink {
     if (stream_ == nullptr) {
       auto inbox = inbox_;
       stream_ = Stream::Open(
-          [this](grpc::ClientContext* context, auto* reactor) { stub_->async()->Run(context, reactor); },
+          [this](grpc::ClientContext* context, auto* reactor) {
+            stub_->async()->Run(context, reactor);
+          },
           {[inbox](StepResult result) { inbox->TryPush(std::move(result)); },
            [inbox](absl::Status why) {
              inbox->TryPush(why.ok() ? absl::UnavailableError("it ended the stream") : why);

@@ -1,5 +1,6 @@
-// EngineLink: the coordinator's stream of step plans to one GPU worker. Opening it resets the worker; once it has failed it stays
-// failed, and a new one is opened, so that coordinator and worker never disagree about what the worker remembers.
+// EngineLink: the coordinator's stream of step plans to one GPU worker. Opening it resets the
+// worker; once it has failed it stays failed, and a new one is opened, so that coordinator and
+// worker never disagree about what the worker remembers.
 #pragma once
 
 #include <memory>
@@ -19,8 +20,9 @@ class EngineLink {
 
   virtual absl::StatusOr<engine::v1::DescribeResponse> Describe(absl::Duration timeout) = 0;
 
-  // Sends `plan` (its deadline_ms is set here) and waits for its result, `timeout` at most. UNAVAILABLE or DEADLINE_EXCEEDED end
-  // the link; a result whose status_code is not 0 is returned as it is. One call at a time.
+  // Sends `plan` (its deadline_ms is set here) and waits for its result, `timeout` at most.
+  // UNAVAILABLE or DEADLINE_EXCEEDED end the link; a result whose status_code is not 0 is returned
+  // as it is. One call at a time.
   virtual absl::StatusOr<engine::v1::StepResult> RunStep(engine::v1::StepPlan plan,
                                                          absl::Duration timeout) = 0;
 

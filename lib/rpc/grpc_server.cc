@@ -18,10 +18,12 @@
 namespace tandem::rpc {
 namespace {
 
-// Learns the full names of a server's services, so that health can be set for each: grpc::Service keeps them private.
+// Learns the full names of a server's services, so that health can be set for each: grpc::Service
+// keeps them private.
 class ServiceNames final : public grpc::ServerBuilderPlugin {
  public:
-  explicit ServiceNames(std::shared_ptr<std::vector<std::string>> names) : names_(std::move(names)) {}
+  explicit ServiceNames(std::shared_ptr<std::vector<std::string>> names)
+      : names_(std::move(names)) {}
   std::string name() override { return "tandem_service_names"; }
   void InitServer(grpc::ServerInitializer*) override {}
   void ChangeArguments(const std::string&, void*) override {}
@@ -44,12 +46,14 @@ class ServiceNamesOption final : public grpc::ServerBuilderOption {
   std::shared_ptr<std::vector<std::string>> names_;
 };
 
-// True while this thread binds a port: the failure is returned as a status, and the library's own essay about it is noise.
+// True while this thread binds a port: the failure is returned as a status, and the library's own
+// essay about it is noise.
 thread_local bool binding = false;
 
 void LogOfGrpc(gpr_log_func_args* args) {
   if (args->severity != GPR_LOG_SEVERITY_ERROR || binding) return;
-  base::LogWarning("grpc", {{"message", args->message}, {"file", args->file}, {"line", args->line}});
+  base::LogWarning("grpc",
+                   {{"message", args->message}, {"file", args->file}, {"line", args->line}});
 }
 
 // Switches of the process; they must come before the first builder.
@@ -85,7 +89,8 @@ bool IsUnixAddress(const std::string& listen) { return absl::StartsWith(listen, 
 
 struct GrpcServer::Impl {
   std::unique_ptr<grpc::Server> server;
-  std::shared_ptr<std::vector<std::string>> service_names = std::make_shared<std::vector<std::string>>();
+  std::shared_ptr<std::vector<std::string>> service_names =
+      std::make_shared<std::vector<std::string>>();
   int port = 0;
   std::string address;
 };

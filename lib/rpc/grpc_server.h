@@ -1,5 +1,5 @@
-// GrpcServer: a gRPC server with what each of our programs needs: health service, reflection, keepalive and message limits,
-// a port that can be asked for, and a shutdown that ends in time.
+// GrpcServer: a gRPC server with what each of our programs needs: health service, reflection,
+// keepalive and message limits, a port that can be asked for, and a shutdown that ends in time.
 #pragma once
 
 #include <cstdint>
@@ -21,10 +21,11 @@ inline constexpr int kMessageBytesMax = 256 << 20;
 
 class GrpcServer {
  public:
-  // `listen`: host:port, port 0 for any free one; unix:path works too. `services` must outlive the server. UNAVAILABLE names the
-  // address when it cannot be bound. The health service reports NOT_SERVING until SetServing(true).
-  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const std::string& listen,
-                                                           const std::vector<grpc::Service*>& services);
+  // `listen`: host:port, port 0 for any free one; unix:path works too. `services` must outlive the
+  // server. UNAVAILABLE names the address when it cannot be bound. The health service reports
+  // NOT_SERVING until SetServing(true).
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
+      const std::string& listen, const std::vector<grpc::Service*>& services);
   ~GrpcServer();
 
   int port() const;

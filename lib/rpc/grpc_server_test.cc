@@ -21,7 +21,8 @@ using membership::v1::Membership;
 
 class SlowMembership final : public Membership::Service {
  public:
-  grpc::Status Heartbeat(grpc::ServerContext* context, const membership::v1::HeartbeatRequest* request,
+  grpc::Status Heartbeat(grpc::ServerContext* context,
+                         const membership::v1::HeartbeatRequest* request,
                          membership::v1::HeartbeatResponse* response) override {
     for (uint32_t i = 0; i < request->load_percent() && !context->IsCancelled(); ++i) {
       absl::SleepFor(absl::Milliseconds(10));
@@ -31,8 +32,8 @@ class SlowMembership final : public Membership::Service {
   }
 };
 
-// grpc.health.v1.HealthCheckRequest{service = 1} and HealthCheckResponse{status = 1} are small enough to write by hand; the
-// proto itself is not in Debian's development package.
+// grpc.health.v1.HealthCheckRequest{service = 1} and HealthCheckResponse{status = 1} are small
+// enough to write by hand; the proto itself is not in Debian's development package.
 std::string HealthOf(GrpcServer& server, const std::string& service) {
   auto channel = MakeChannel(server.address());
   grpc::GenericStub stub(channel);
@@ -40,7 +41,9 @@ std::string HealthOf(GrpcServer& server, const std::string& service) {
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
   grpc::CompletionQueue queue;
   std::string request_bytes;
-  if (!service.empty()) request_bytes = absl::StrCat("\x0A", std::string(1, static_cast<char>(service.size())), service);
+  if (!service.empty())
+    request_bytes =
+        absl::StrCat("\x0A", std::string(1, static_cast<char>(service.size())), service);
   const grpc::Slice slice(request_bytes);
   const grpc::ByteBuffer request(&slice, 1);
   auto call = stub.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check", request, &queue);
@@ -55,7 +58,8 @@ std::string HealthOf(GrpcServer& server, const std::string& service) {
   std::vector<grpc::Slice> slices;
   response.Dump(&slices);
   std::string bytes;
-  for (const grpc::Slice& s : slices) bytes.append(reinterpret_cast<const char*>(s.begin()), s.size());
+  for (const grpc::Slice& s : slices)
+    bytes.append(reinterpret_cast<const char*>(s.begin()), s.size());
   if (bytes == std::string("\x08\x01", 2)) return "SERVING";
   if (bytes == std::string("\x08\x02", 2)) return "NOT_SERVING";
   return "?";
@@ -69,7 +73,8 @@ absl::StatusOr<bool> Beat(const std::string& address, uint32_t ten_ms) {
   request.set_load_percent(ten_ms);
   membership::v1::HeartbeatResponse response;
   const grpc::Status status = stub->Heartbeat(&context, request, &response);
-  if (!status.ok()) return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+  if (!status.ok())
+    return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
   return response.known();
 }
 
@@ -93,12 +98,14 @@ TEST(GrpcServerTest, TwoServersDoNotShareAPort) {
 
 TEST(GrpcServerTest, AddressesThatAreNoneAreRefused) {
   SlowMembership service;
-  EXPECT_EQ(GrpcServer::Start("nonsense", {&service}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(GrpcServer::Start("nonsense", {&service}).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST(GrpcServerTest, UnixSocketsWork) {
   SlowMembership service;
-  const std::string path = std::filesystem::temp_directory_path() / absl::StrCat("tandem_grpc_", getpid(), ".sock");
+  const std::string path =
+      std::filesystem::temp_directory_path() / absl::StrCat("tandem_grpc_", getpid(), ".sock");
   auto server = GrpcServer::Start("unix:" + path, {&service});
   ASSERT_TRUE(server.ok()) << server.status();
   EXPECT_TRUE(Beat((*server)->address(), 0).ok());

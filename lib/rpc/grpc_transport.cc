@@ -1,5 +1,5 @@
-// The gRPC implementation of Transport: calls share one stream and are told apart by call_id; a timer thread ends those
-// that take too long.
+// The gRPC implementation of Transport: calls share one stream and are told apart by call_id; a
+// timer thread ends those that take too long.
 #include <atomic>
 #include <map>
 #include <optional>
@@ -20,7 +20,8 @@ using experts::v1::ExpertRows;
 using experts::v1::ExpertSums;
 using Stream = BidiStream<ExpertRows, ExpertSums>;
 
-// More calls than any schedule keeps in flight to one worker; beyond it something is wrong and memory must not grow.
+// More calls than any schedule keeps in flight to one worker; beyond it something is wrong and
+// memory must not grow.
 constexpr size_t kCallsPendingMax = 1024;
 // Two of the largest frames (kMessageBytesMax).
 constexpr size_t kQueueBytesMax = size_t{512} << 20;
@@ -35,7 +36,8 @@ class Link : public std::enable_shared_from_this<Link> {
 
   void Call(ExpertRows rows, absl::Duration timeout, Transport::Done done) {
     if (timeout <= absl::ZeroDuration()) return done(TimedOut(timeout));
-    rows.set_deadline_ms(static_cast<uint64_t>(std::max<int64_t>(1, absl::ToInt64Milliseconds(timeout))));
+    rows.set_deadline_ms(
+        static_cast<uint64_t>(std::max<int64_t>(1, absl::ToInt64Milliseconds(timeout))));
     absl::Status refused;
     {
       absl::MutexLock lock(&mutex_);
@@ -55,7 +57,8 @@ class Link : public std::enable_shared_from_this<Link> {
         mutex_.Lock();
         continue;
       }
-      // Calls mostly have the same timeout, so a new one is rarely due before the one waited for, and the thread sleeps on.
+      // Calls mostly have the same timeout, so a new one is rarely due before the one waited for,
+      // and the thread sleeps on.
       alarm_.WaitWithDeadline(&mutex_, wake_at_);
     }
     mutex_.Unlock();
@@ -74,9 +77,11 @@ class Link : public std::enable_shared_from_this<Link> {
     }
     if (stream != nullptr) stream->Cancel();
     for (Pending& call : left) {
-      call.done(absl::CancelledError(absl::StrCat("the connection to ", address_, " was closed here")));
+      call.done(
+          absl::CancelledError(absl::StrCat("the connection to ", address_, " was closed here")));
     }
-    // Reactions may outlive this without harm (they hold the link); waiting only keeps tests and exits tidy.
+    // Reactions may outlive this without harm (they hold the link); waiting only keeps tests and
+    // exits tidy.
     absl::MutexLock lock(&mutex_);
     mutex_.AwaitWithTimeout(absl::Condition(this, &Link::NoStreamOpen), absl::Seconds(2));
   }
@@ -133,11 +138,11 @@ class Link : public std::enable_shared_from_this<Link> {
     const uint64_t serial = ++stream_serial_;
     ++streams_open_;
     auto self = shared_from_this();
-    stream_ = Stream::Open(
-        [this](grpc::ClientContext* context, auto* reactor) { stub_->async()->Run(context, reactor); },
-        {[self](ExpertSums sums) { self->OnAnswer(std::move(sums)); },
-         [self, serial](absl::Status why) { self->OnStreamEnd(serial, why); }},
-        kQueueBytesMax);
+    stream_ = Stream::Open([this](grpc::ClientContext* context,
+                                  auto* reactor) { stub_->async()->Run(context, reactor); },
+                           {[self](ExpertSums sums) { self->OnAnswer(std::move(sums)); },
+                            [self, serial](absl::Status why) { self->OnStreamEnd(serial, why); }},
+                           kQueueBytesMax);
   }
 
   void OnAnswer(ExpertSums sums) {
@@ -158,8 +163,8 @@ class Link : public std::enable_shared_from_this<Link> {
   }
 
   absl::Status Gone(const absl::Status& why) const {
-    return absl::UnavailableError(
-        absl::StrCat("expert worker ", address_, " is gone: ", why.ok() ? "it ended the stream" : why.message()));
+    return absl::UnavailableError(absl::StrCat("expert worker ", address_, " is gone: ",
+                                               why.ok() ? "it ended the stream" : why.message()));
   }
 
   void OnStreamEnd(uint64_t serial, const absl::Status& why) {
@@ -214,7 +219,8 @@ class Link : public std::enable_shared_from_this<Link> {
 class GrpcTransport final : public Transport {
  public:
   explicit GrpcTransport(const std::string& address)
-      : link_(std::make_shared<Link>(address)), timer_([link = link_] { link->WatchDeadlines(); }) {}
+      : link_(std::make_shared<Link>(address)),
+        timer_([link = link_] { link->WatchDeadlines(); }) {}
 
   ~GrpcTransport() override {
     link_->Close();

@@ -34,7 +34,8 @@ std::string RandomWorkerId(WorkerKind kind) {
 class GrpcMemberAgent final : public MemberAgent {
  public:
   explicit GrpcMemberAgent(MemberAgentOptions options)
-      : options_(std::move(options)), stub_(Membership::NewStub(MakeChannel(options_.coordinator_address))) {
+      : options_(std::move(options)),
+        stub_(Membership::NewStub(MakeChannel(options_.coordinator_address))) {
     if (options_.registration.worker_id().empty()) {
       options_.registration.set_worker_id(RandomWorkerId(options_.registration.kind()));
     }
@@ -83,14 +84,16 @@ class GrpcMemberAgent final : public MemberAgent {
 
  private:
   template <typename Request, typename Response>
-  using Method = grpc::Status (Membership::Stub::*)(grpc::ClientContext*, const Request&, Response*);
+  using Method = grpc::Status (Membership::Stub::*)(grpc::ClientContext*, const Request&,
+                                                    Response*);
 
   template <typename Request, typename Response>
   absl::Status Call(Method<Request, Response> method, const Request& request, Response* response,
                     absl::Duration timeout = kCallTimeout) {
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
-    // Otherwise a call made while the channel backs off fails without looking whether the coordinator is back.
+    // Otherwise a call made while the channel backs off fails without looking whether the
+    // coordinator is back.
     context.set_wait_for_ready(true);
     return FromGrpc(((*stub_).*method)(&context, request, response));
   }
@@ -113,13 +116,14 @@ class GrpcMemberAgent final : public MemberAgent {
 
   absl::Status Register() {
     RegisterResponse response;
-    const absl::Status status =
-        Call<RegisterRequest, RegisterResponse>(&Membership::Stub::Register, options_.registration, &response);
+    const absl::Status status = Call<RegisterRequest, RegisterResponse>(
+        &Membership::Stub::Register, options_.registration, &response);
     SetRefusal(status);
     if (!status.ok()) return status;
     heartbeat_interval_ = absl::Milliseconds(std::max(10u, response.heartbeat_interval_ms()));
     registered_ = true;
-    base::LogInfo("registered", {{"worker", worker_id()}, {"coordinator", options_.coordinator_address}});
+    base::LogInfo("registered",
+                  {{"worker", worker_id()}, {"coordinator", options_.coordinator_address}});
     return Beat();  // tells the state and learns the epoch at once
   }
 
@@ -169,7 +173,8 @@ class GrpcMemberAgent final : public MemberAgent {
     const absl::Status status = Call<DeregisterRequest, DeregisterResponse>(
         &Membership::Stub::Deregister, request, &response, kGoodbyeTimeout);
     if (!status.ok()) {
-      base::LogWarning("deregister_failed", {{"worker", worker_id()}, {"status", status.ToString()}});
+      base::LogWarning("deregister_failed",
+                       {{"worker", worker_id()}, {"status", status.ToString()}});
     }
   }
 
@@ -177,9 +182,9 @@ class GrpcMemberAgent final : public MemberAgent {
   void LogFailureOnce(const absl::Status& status) {
     if (failure_logged_) return;
     failure_logged_ = true;
-    base::LogWarning("coordinator_call_failed",
-                     {{"worker", worker_id()}, {"coordinator", options_.coordinator_address},
-                      {"status", status.ToString()}});
+    base::LogWarning("coordinator_call_failed", {{"worker", worker_id()},
+                                                 {"coordinator", options_.coordinator_address},
+                                                 {"status", status.ToString()}});
   }
 
   // A verdict of the coordinator, not a failure to reach it.
@@ -201,8 +206,8 @@ class GrpcMemberAgent final : public MemberAgent {
   }
 
   void Sleep(absl::Duration wait_max) {
-    // Before registration there is nothing to tell, so news do not cut the backoff. Copied, because a condition is evaluated by
-    // whichever thread releases the mutex.
+    // Before registration there is nothing to tell, so news do not cut the backoff. Copied, because
+    // a condition is evaluated by whichever thread releases the mutex.
     const bool heed_news = registered_;
     absl::MutexLock lock(&mutex_);
     const auto woken = [this, heed_news]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {

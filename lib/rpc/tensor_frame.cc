@@ -7,14 +7,18 @@
 
 namespace tandem::rpc {
 
-static_assert(std::endian::native == std::endian::little, "the wire is little-endian, copies are plain");
+static_assert(std::endian::native == std::endian::little,
+              "the wire is little-endian, copies are plain");
 
 uint32_t WireDTypeBytes(tensor::v1::WireDType dtype) {
   switch (dtype) {
-    case tensor::v1::WIRE_DTYPE_BF16: return 2;
+    case tensor::v1::WIRE_DTYPE_BF16:
+      return 2;
     case tensor::v1::WIRE_DTYPE_F32:
-    case tensor::v1::WIRE_DTYPE_I32: return 4;
-    default: return 0;
+    case tensor::v1::WIRE_DTYPE_I32:
+      return 4;
+    default:
+      return 0;
   }
 }
 
@@ -23,7 +27,8 @@ void WritePayload(tensor::v1::WireDType dtype, uint32_t rows, uint32_t cols, con
   const uint64_t value_bytes = WireDTypeBytes(dtype);
   TANDEM_CHECK_GT(value_bytes, 0u);
   const uint64_t frame_bytes = uint64_t{rows} * cols * value_bytes;
-  // A message of 2 GiB cannot be serialized; whoever builds rows keeps far below (kMessageBytesMax).
+  // A message of 2 GiB cannot be serialized; whoever builds rows keeps far below
+  // (kMessageBytesMax).
   TANDEM_CHECK_LT(frame_bytes / value_bytes, uint64_t{1} << 29);
   payload->set_dtype(dtype);
   payload->set_rows(rows);

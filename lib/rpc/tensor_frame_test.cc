@@ -41,7 +41,8 @@ TEST(TensorFrameTest, SizesThatDisagreeAreRefusedWithNumbers) {
   }
   payload.set_data(std::string(12, 'x'));
   EXPECT_TRUE(ReadPayload(payload).ok());
-  EXPECT_THAT(std::string(ReadPayload(TensorPayload()).status().message()), testing::HasSubstr("unknown dtype 0"));
+  EXPECT_THAT(std::string(ReadPayload(TensorPayload()).status().message()),
+              testing::HasSubstr("unknown dtype 0"));
 }
 
 TEST(TensorFrameTest, ProductsThatOverflowAreRefused) {
@@ -60,7 +61,8 @@ TEST(AddressTest, PartsComeApartAndTogether) {
     ASSERT_TRUE(parsed.ok()) << parsed.status();
     EXPECT_EQ(FormatHostPort(*parsed), good);
   }
-  for (const char* bad : {"", "host", ":1", "host:", "host:65536", "host:-1", "host:+1", "host:1x", "::1:5", "[]:1"}) {
+  for (const char* bad : {"", "host", ":1", "host:", "host:65536", "host:-1", "host:+1", "host:1x",
+                          "::1:5", "[]:1"}) {
     EXPECT_FALSE(ParseHostPort(bad).ok()) << bad;
   }
 }

@@ -9,7 +9,8 @@
 namespace tandem::telemetry {
 namespace {
 
-// A name used with two types or an illegal name is a bug of ours, which prometheus-cpp reports by throwing.
+// A name used with two types or an illegal name is a bug of ours, which prometheus-cpp reports by
+// throwing.
 template <typename Build>
 auto& OrDie(const std::string& name, Build&& build) {
   try {
@@ -41,8 +42,11 @@ prometheus::Histogram& Metrics::Histogram(const std::string& name, const std::st
                                           const std::vector<double>& bucket_edges,
                                           const prometheus::Labels& labels) {
   return OrDie(name, [&]() -> prometheus::Histogram& {
-    return prometheus::BuildHistogram().Name(name).Help(help).Register(*registry_).Add(
-        labels, bucket_edges);
+    return prometheus::BuildHistogram()
+        .Name(name)
+        .Help(help)
+        .Register(*registry_)
+        .Add(labels, bucket_edges);
   });
 }
 

@@ -1,5 +1,5 @@
-// Metrics: the one registry of a process over prometheus-cpp. A metric is declared where it counts and listed in
-// docs/metrics.md (a test compares). Names: tandem_<noun>_<unit>[_total].
+// Metrics: the one registry of a process over prometheus-cpp. A metric is declared where it counts
+// and listed in docs/metrics.md (a test compares). Names: tandem_<noun>_<unit>[_total].
 #pragma once
 
 #include <memory>
@@ -27,7 +27,8 @@ class Metrics {
                                    const std::vector<double>& bucket_edges,
                                    const prometheus::Labels& labels = {});
 
-  // The Prometheus text exposition of everything, with process CPU, memory and fd gauges brought up to date.
+  // The Prometheus text exposition of everything, with process CPU, memory and fd gauges brought up
+  // to date.
   std::string Text();
 
  private:

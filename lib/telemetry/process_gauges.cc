@@ -32,7 +32,8 @@ MetricFamily Single(const std::string& name, const std::string& help, MetricType
   return family;
 }
 
-// Fields of /proc/self/stat after the program's name, which may hold spaces; field 3 of proc(5) is index 0.
+// Fields of /proc/self/stat after the program's name, which may hold spaces; field 3 of proc(5) is
+// index 0.
 std::vector<std::string> StatFields() {
   std::ifstream file("/proc/self/stat");
   const std::string text{std::istreambuf_iterator<char>(file), {}};

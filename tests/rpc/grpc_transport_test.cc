@@ -1,5 +1,5 @@
-// The expert transport against real gRPC servers in this process: answers, refusals, late answers, peers that die, hang or come
-// back.
+// The expert transport against real gRPC servers in this process: answers, refusals, late answers,
+// peers that die, hang or come back.
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
@@ -25,8 +25,8 @@ using experts::v1::ExpertSums;
 using testing::HasSubstr;
 using Result = absl::StatusOr<ExpertSums>;
 
-// What the server does with a call is written in its layer: 0 echo, 1 refuse, 2 keep silent, 3 answer twice, 4 answer to a call
-// never made first, 5 end the stream, 6 answer after 200 ms.
+// What the server does with a call is written in its layer: 0 echo, 1 refuse, 2 keep silent, 3
+// answer twice, 4 answer to a call never made first, 5 end the stream, 6 answer after 200 ms.
 class ScriptedExperts final : public experts::v1::Experts::Service {
  public:
   grpc::Status Run(grpc::ServerContext* context,
@@ -56,15 +56,20 @@ class ScriptedExperts final : public experts::v1::Experts::Service {
         sums->set_status_code(static_cast<int>(absl::StatusCode::kFailedPrecondition));
         sums->set_status_message("expert 7 is not here");
         break;
-      case 2: return;
-      case 3: stream->Write(*sums); break;
+      case 2:
+        return;
+      case 3:
+        stream->Write(*sums);
+        break;
       case 4: {
         ExpertSums stray = *sums;
         stray.set_call_id(rows.call_id() + 1000);
         stream->Write(stray);
         break;
       }
-      case 6: absl::SleepFor(absl::Milliseconds(200)); break;
+      case 6:
+        absl::SleepFor(absl::Milliseconds(200));
+        break;
     }
     stream->Write(*sums);
   }
@@ -87,11 +92,14 @@ uint32_t FirstValue(const ExpertSums& sums) {
 }
 
 // Waits for one call; fails the test when `done` does not come in time.
-Result CallAndWait(Transport& transport, ExpertRows rows, absl::Duration timeout = absl::Seconds(10)) {
+Result CallAndWait(Transport& transport, ExpertRows rows,
+                   absl::Duration timeout = absl::Seconds(10)) {
   auto promise = std::make_shared<std::promise<Result>>();
   std::future<Result> future = promise->get_future();
-  transport.Call(std::move(rows), timeout, [promise](Result result) { promise->set_value(std::move(result)); });
-  if (future.wait_for(absl::ToChronoSeconds(timeout + absl::Seconds(5))) != std::future_status::ready) {
+  transport.Call(std::move(rows), timeout,
+                 [promise](Result result) { promise->set_value(std::move(result)); });
+  if (future.wait_for(absl::ToChronoSeconds(timeout + absl::Seconds(5))) !=
+      std::future_status::ready) {
     ADD_FAILURE() << "done was never called";
     return absl::UnknownError("never called");
   }
@@ -132,7 +140,8 @@ TEST(GrpcTransportTest, LargeFramesPass) {
   Peer peer;
   auto transport = MakeGrpcTransport(peer.server->address());
   ExpertRows rows = Rows(0);
-  const std::string payload(size_t{512} * 7168 * 4, 'x');  // a prefill chunk of the largest model, int32
+  const std::string payload(size_t{512} * 7168 * 4,
+                            'x');  // a prefill chunk of the largest model, int32
   rows.mutable_x()->set_data(payload);
   const Result result = CallAndWait(*transport, rows, absl::Seconds(30));
   ASSERT_TRUE(result.ok()) << result.status();
@@ -187,7 +196,8 @@ TEST(GrpcTransportTest, StreamEndFailsAllPendingCallsAndTheNextOpensANewOne) {
   for (int i = 0; i < 5; ++i) {
     auto promise = std::make_shared<std::promise<Result>>();
     silent.push_back(promise->get_future());
-    transport->Call(Rows(2), absl::Seconds(30), [promise](Result r) { promise->set_value(std::move(r)); });
+    transport->Call(Rows(2), absl::Seconds(30),
+                    [promise](Result r) { promise->set_value(std::move(r)); });
   }
   const Result ended = CallAndWait(*transport, Rows(5));
   EXPECT_EQ(ended.status().code(), absl::StatusCode::kUnavailable);
@@ -258,7 +268,8 @@ TEST(GrpcTransportTest, EveryCallEndsExactlyOnceWhateverHappens) {
     for (int t = 0; t < 3; ++t) {
       callers.emplace_back([&, t] {
         for (uint32_t i = 0; i < 300; ++i) {
-          // Every kind of behaviour, the stream's end included, with timeouts around the slow answer's 200 ms.
+          // Every kind of behaviour, the stream's end included, with timeouts around the slow
+          // answer's 200 ms.
           const uint32_t layer = (i * 7 + t) % 50 < 6 ? (i * 7 + t) % 50 : 0;
           ++started;
           transport->Call(Rows(layer), absl::Milliseconds(1 + i % 250), [&](Result) { ++ended; });

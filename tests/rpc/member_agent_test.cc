@@ -1,4 +1,5 @@
-// The worker's agent against a scripted coordinator: registration that is refused or forgotten, tables that move, goodbye.
+// The worker's agent against a scripted coordinator: registration that is refused or forgotten,
+// tables that move, goodbye.
 #include "lib/rpc/member_agent.h"
 
 #include <gmock/gmock.h>
@@ -19,7 +20,8 @@ using namespace membership::v1;
 
 class ScriptedCoordinator final : public Membership::Service {
  public:
-  grpc::Status Register(grpc::ServerContext*, const RegisterRequest* request, RegisterResponse* response) override {
+  grpc::Status Register(grpc::ServerContext*, const RegisterRequest* request,
+                        RegisterResponse* response) override {
     absl::MutexLock lock(&mutex);
     if (refuse) return grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "another model");
     ++registers;
@@ -29,7 +31,8 @@ class ScriptedCoordinator final : public Membership::Service {
     response->set_lease_ms(300);
     return grpc::Status::OK;
   }
-  grpc::Status Heartbeat(grpc::ServerContext*, const HeartbeatRequest* request, HeartbeatResponse* response) override {
+  grpc::Status Heartbeat(grpc::ServerContext*, const HeartbeatRequest* request,
+                         HeartbeatResponse* response) override {
     absl::MutexLock lock(&mutex);
     ++heartbeats;
     last = *request;
@@ -37,13 +40,15 @@ class ScriptedCoordinator final : public Membership::Service {
     response->set_epoch(epoch);
     return grpc::Status::OK;
   }
-  grpc::Status GetPlacement(grpc::ServerContext*, const GetPlacementRequest*, Placement* placement) override {
+  grpc::Status GetPlacement(grpc::ServerContext*, const GetPlacementRequest*,
+                            Placement* placement) override {
     absl::MutexLock lock(&mutex);
     ++fetches;
     placement->set_epoch(epoch);
     return grpc::Status::OK;
   }
-  grpc::Status Deregister(grpc::ServerContext*, const DeregisterRequest* request, DeregisterResponse*) override {
+  grpc::Status Deregister(grpc::ServerContext*, const DeregisterRequest* request,
+                          DeregisterResponse*) override {
     absl::MutexLock lock(&mutex);
     goodbye = request->worker_id();
     return grpc::Status::OK;
@@ -78,7 +83,9 @@ class MemberAgentTest : public testing::Test {
     options.coordinator_address = server_->address();
     options.registration.set_kind(WORKER_KIND_CPU);
     options.registration.set_address("127.0.0.1:1");
-    options.on_placement = [this](std::shared_ptr<const Placement> table) { epoch_called_ = table->epoch(); };
+    options.on_placement = [this](std::shared_ptr<const Placement> table) {
+      epoch_called_ = table->epoch();
+    };
     return MemberAgent::Start(std::move(options));
   }
 
@@ -138,7 +145,8 @@ TEST_F(MemberAgentTest, RefusalIsToldAndAskedAgain) {
   Set([&] { coordinator_.refuse = true; });
   auto agent = StartAgent();
   const absl::Time start = absl::Now();
-  while (agent->refusal().ok() && absl::Now() - start < absl::Seconds(10)) absl::SleepFor(absl::Milliseconds(5));
+  while (agent->refusal().ok() && absl::Now() - start < absl::Seconds(10))
+    absl::SleepFor(absl::Milliseconds(5));
   EXPECT_EQ(agent->refusal().code(), absl::StatusCode::kFailedPrecondition);
   Set([&] { coordinator_.refuse = false; });
   EXPECT_TRUE(coordinator_.Await([&] { return coordinator_.heartbeats >= 1; }));

@@ -32,13 +32,17 @@ void AddOptions(CLI::App& app, ChatOptions* o) {
   app.add_option("--address", o->address, "The coordinator's host:port")->capture_default_str();
   app.add_option("--system", o->system, "System message of each conversation");
   app.add_option("--max-tokens", o->max_tokens, "Most tokens of an answer")->capture_default_str();
-  app.add_option("--temperature", o->temperature, "0 takes the most likely token")->capture_default_str();
-  app.add_option("--top-p", o->top_p, "Share of the probability to draw from")->capture_default_str();
-  app.add_option("--seed", o->seed, "The same seed and questions give the same answers")->capture_default_str();
+  app.add_option("--temperature", o->temperature, "0 takes the most likely token")
+      ->capture_default_str();
+  app.add_option("--top-p", o->top_p, "Share of the probability to draw from")
+      ->capture_default_str();
+  app.add_option("--seed", o->seed, "The same seed and questions give the same answers")
+      ->capture_default_str();
   app.add_option("--timeout-seconds", o->timeout_seconds, "For one answer")->capture_default_str();
 }
 
-void AddMessage(const std::string& role, const std::string& content, inference::v1::ChatPrompt* chat) {
+void AddMessage(const std::string& role, const std::string& content,
+                inference::v1::ChatPrompt* chat) {
   inference::v1::ChatMessage* message = chat->add_messages();
   message->set_role(role);
   message->set_content(content);
@@ -51,7 +55,8 @@ inference::v1::ChatPrompt NewConversation(const ChatOptions& options) {
 }
 
 // Prints the answer as it comes and adds it to the conversation.
-absl::Status Answer(CoordinatorClient* client, const ChatOptions& options, inference::v1::ChatPrompt* chat) {
+absl::Status Answer(CoordinatorClient* client, const ChatOptions& options,
+                    inference::v1::ChatPrompt* chat) {
   inference::v1::GenerateRequest request;
   *request.mutable_chat() = *chat;
   request.set_max_tokens(options.max_tokens);
@@ -59,12 +64,13 @@ absl::Status Answer(CoordinatorClient* client, const ChatOptions& options, infer
   request.mutable_sampling()->set_top_p(options.top_p);
   request.mutable_sampling()->set_seed(options.seed);
   std::string answer;
-  const absl::Status status = client->Generate(
-      request, absl::Seconds(options.timeout_seconds), [&answer](const inference::v1::GenerateChunk& chunk) {
-        std::cout << chunk.text() << std::flush;
-        answer += chunk.text();
-        return !base::StopRequested();
-      });
+  const absl::Status status =
+      client->Generate(request, absl::Seconds(options.timeout_seconds),
+                       [&answer](const inference::v1::GenerateChunk& chunk) {
+                         std::cout << chunk.text() << std::flush;
+                         answer += chunk.text();
+                         return !base::StopRequested();
+                       });
   std::cout << std::endl;
   if (status.ok()) AddMessage("assistant", answer, chat);
   return status;
@@ -74,11 +80,14 @@ int Talk(const ChatOptions& options) {
   CoordinatorClient client(options.address);
   const absl::StatusOr<inference::v1::ModelInfo> info = client.Info(absl::Seconds(5));
   if (!info.ok()) {
-    std::cerr << kName << ": no coordinator answers at " << options.address << ": " << info.status().message() << std::endl;
+    std::cerr << kName << ": no coordinator answers at " << options.address << ": "
+              << info.status().message() << std::endl;
     return base::kExitFailed;
   }
   const bool tty = isatty(STDIN_FILENO) != 0;
-  if (tty) std::cerr << "model " << info->name() << (info->ready() ? "" : " (" + info->not_ready_reason() + ")") << std::endl;
+  if (tty)
+    std::cerr << "model " << info->name()
+              << (info->ready() ? "" : " (" + info->not_ready_reason() + ")") << std::endl;
   inference::v1::ChatPrompt chat = NewConversation(options);
   std::string line;
   while (!base::StopRequested()) {

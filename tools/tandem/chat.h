@@ -3,7 +3,8 @@
 
 namespace tandem::launcher {
 
-// `argv[0]` is "chat". Exit code 0 at the end of input, 1 when the cluster cannot be reached or fails.
+// `argv[0]` is "chat". Exit code 0 at the end of input, 1 when the cluster cannot be reached or
+// fails.
 int RunChat(int argc, char** argv);
 
 }  // namespace tandem::launcher

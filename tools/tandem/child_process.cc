@@ -39,7 +39,8 @@ std::vector<std::string> Environment(const ChildSpec& spec) {
   return out;
 }
 
-// After fork, before exec: only calls that are safe while other threads held locks at the fork. Never returns.
+// After fork, before exec: only calls that are safe while other threads held locks at the fork.
+// Never returns.
 [[noreturn]] void BecomeProgram(char* const* argv, char* const* envp, int log_fd, bool own_group,
                                 pid_t parent, int failure_fd) {
   // SIGKILL, because a launcher that died cannot insist.
@@ -70,11 +71,13 @@ absl::StatusOr<ChildProcess> ChildProcess::Start(const ChildSpec& spec) {
   if (!spec.log_path.empty()) {
     log_fd = open(spec.log_path.c_str(), O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0644);
     if (log_fd < 0) {
-      return absl::FailedPreconditionError(absl::StrCat("cannot write ", spec.log_path, ": ", strerror(errno)));
+      return absl::FailedPreconditionError(
+          absl::StrCat("cannot write ", spec.log_path, ": ", strerror(errno)));
     }
   }
   int failure[2];
-  if (pipe2(failure, O_CLOEXEC) != 0) return absl::ResourceExhaustedError("no file descriptors left");
+  if (pipe2(failure, O_CLOEXEC) != 0)
+    return absl::ResourceExhaustedError("no file descriptors left");
   const pid_t parent = getpid();
   const pid_t pid = fork();
   if (pid == 0) BecomeProgram(argv.data(), envp.data(), log_fd, spec.own_group, parent, failure[1]);
@@ -86,8 +89,9 @@ absl::StatusOr<ChildProcess> ChildProcess::Start(const ChildSpec& spec) {
   close(failure[0]);
   if (why == 0) return ChildProcess(pid);
   if (pid > 0) waitpid(pid, nullptr, 0);
-  return absl::Status(why == ENOENT ? absl::StatusCode::kNotFound : absl::StatusCode::kFailedPrecondition,
-                      absl::StrCat("cannot start ", spec.argv[0], ": ", strerror(why)));
+  return absl::Status(
+      why == ENOENT ? absl::StatusCode::kNotFound : absl::StatusCode::kFailedPrecondition,
+      absl::StrCat("cannot start ", spec.argv[0], ": ", strerror(why)));
 }
 
 std::optional<int> ChildProcess::Poll() {
@@ -138,7 +142,8 @@ absl::StatusOr<std::vector<int>> FreePorts(int count) {
     ports.push_back(ntohs(address.sin_port));
   }
   for (const int fd : sockets) close(fd);
-  if (static_cast<int>(ports.size()) < count) return absl::ResourceExhaustedError("no free TCP port on 127.0.0.1");
+  if (static_cast<int>(ports.size()) < count)
+    return absl::ResourceExhaustedError("no free TCP port on 127.0.0.1");
   return ports;
 }
 

@@ -1,5 +1,5 @@
-// ChildProcess: one program started by the launcher. It dies with the launcher, whatever ends that, and its end is seen without
-// waiting.
+// ChildProcess: one program started by the launcher. It dies with the launcher, whatever ends that,
+// and its end is seen without waiting.
 #pragma once
 
 #include <sys/types.h>
@@ -14,21 +14,22 @@
 namespace tandem::launcher {
 
 struct ChildSpec {
-  std::string name;                 // for messages
-  std::vector<std::string> argv;    // [0] is the program: a path, or a name looked up in PATH
-  std::string log_path;             // stdout and stderr are appended here; empty: the launcher's own
-  bool own_group = true;            // so that Ctrl-C at the terminal reaches the launcher alone
+  std::string name;               // for messages
+  std::vector<std::string> argv;  // [0] is the program: a path, or a name looked up in PATH
+  std::string log_path;           // stdout and stderr are appended here; empty: the launcher's own
+  bool own_group = true;          // so that Ctrl-C at the terminal reaches the launcher alone
   std::vector<std::pair<std::string, std::string>> environment;  // added to the launcher's
 };
 
 class ChildProcess {
  public:
-  // NOT_FOUND or FAILED_PRECONDITION when the program cannot be executed, with the reason. Call on the main thread only: the child
-  // is told to die with the thread that started it.
+  // NOT_FOUND or FAILED_PRECONDITION when the program cannot be executed, with the reason. Call on
+  // the main thread only: the child is told to die with the thread that started it.
   static absl::StatusOr<ChildProcess> Start(const ChildSpec& spec);
 
   pid_t pid() const { return pid_; }
-  // The exit code (128 + N when signal N ended it) once it has ended, again and again; nothing while it runs.
+  // The exit code (128 + N when signal N ended it) once it has ended, again and again; nothing
+  // while it runs.
   std::optional<int> Poll();
   bool running() { return !Poll().has_value(); }
   void Signal(int signal_number);

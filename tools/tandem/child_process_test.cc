@@ -48,7 +48,8 @@ TEST(ChildProcessTest, AProgramThatIsNotThereIsSaid) {
 }
 
 TEST(ChildProcessTest, OutputGoesToTheLogAndVariablesToTheChild) {
-  const std::string log = std::filesystem::temp_directory_path() / absl::StrCat("tandem_child_", getpid());
+  const std::string log =
+      std::filesystem::temp_directory_path() / absl::StrCat("tandem_child_", getpid());
   ChildSpec spec = Shell("echo out $TANDEM_X; echo err >&2");
   spec.log_path = log;
   spec.environment = {{"TANDEM_X", "value"}};
@@ -89,7 +90,8 @@ TEST(ChildProcessTest, AChildDiesWithItsParent) {
   ASSERT_EQ(read(pipe_fds[0], &grandchild, sizeof grandchild), ssize_t(sizeof grandchild));
   ASSERT_GT(grandchild, 0);
   waitpid(parent, nullptr, 0);
-  // Whoever adopts it may leave it a zombie for a while, which kill() still finds; its state says that it ended.
+  // Whoever adopts it may leave it a zombie for a while, which kill() still finds; its state says
+  // that it ended.
   char state = 'R';
   for (int i = 0; i < 300 && state != 'Z' && state != '-'; ++i) {
     std::ifstream file(absl::StrCat("/proc/", grandchild, "/stat"));
@@ -113,14 +115,15 @@ TEST(UpOptionsTest, EmptyOptionsAreLeftToThePrograms) {
   options.cpu_workers = 3;
   options.cpu_threads = 2;
   EXPECT_THAT(CoordinatorArgs(options, "a:1", "b:2"),
-              testing::ElementsAre("--model", "m", "--listen", "a:1", "--admin-listen", "b:2", "--expect-cpu-workers", "3",
-                                   "--drain-seconds=8"));
+              testing::ElementsAre("--model", "m", "--listen", "a:1", "--admin-listen", "b:2",
+                                   "--expect-cpu-workers", "3", "--drain-seconds=8"));
   EXPECT_THAT(CpuWorkerArgs(options, "a:1", "b:2"),
-              testing::ElementsAre("--model", "m", "--coordinator", "a:1", "--listen", "127.0.0.1:0", "--admin-listen", "b:2",
-                                   "--threads", "2"));
+              testing::ElementsAre("--model", "m", "--coordinator", "a:1", "--listen",
+                                   "127.0.0.1:0", "--admin-listen", "b:2", "--threads", "2"));
   options.replace_after_seconds = "-1";
   options.precision = "f32";
-  EXPECT_THAT(CoordinatorArgs(options, "a:1", "b:2"), testing::Contains("--replace-after-seconds=-1"));
+  EXPECT_THAT(CoordinatorArgs(options, "a:1", "b:2"),
+              testing::Contains("--replace-after-seconds=-1"));
   EXPECT_THAT(GpuWorkerArgs(options, "a:1", "b:2"), testing::Contains("--precision=f32"));
 }
 

@@ -29,8 +29,9 @@ absl::StatusOr<inference::v1::ModelInfo> CoordinatorClient::Info(absl::Duration 
   return info;
 }
 
-absl::Status CoordinatorClient::Generate(const inference::v1::GenerateRequest& request, absl::Duration timeout,
-                                         const std::function<bool(const inference::v1::GenerateChunk&)>& on_chunk) {
+absl::Status CoordinatorClient::Generate(
+    const inference::v1::GenerateRequest& request, absl::Duration timeout,
+    const std::function<bool(const inference::v1::GenerateChunk&)>& on_chunk) {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
   auto reader = impl_->stub->Generate(&context, request);

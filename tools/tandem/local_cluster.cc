@@ -62,14 +62,17 @@ LocalCluster::~LocalCluster() {
 absl::Status LocalCluster::MakeLogDir() {
   if (options_.log_dir.empty()) {
     std::string pattern = fs::temp_directory_path() / "tandem-up-XXXXXX";
-    if (mkdtemp(pattern.data()) == nullptr) return absl::FailedPreconditionError(absl::StrCat("cannot make ", pattern));
+    if (mkdtemp(pattern.data()) == nullptr)
+      return absl::FailedPreconditionError(absl::StrCat("cannot make ", pattern));
     log_dir_ = pattern;
     own_log_dir_ = true;
     return absl::OkStatus();
   }
   std::error_code error;
   fs::create_directories(options_.log_dir, error);
-  if (error) return absl::FailedPreconditionError(absl::StrCat("cannot make ", options_.log_dir, ": ", error.message()));
+  if (error)
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot make ", options_.log_dir, ": ", error.message()));
   log_dir_ = options_.log_dir;
   return absl::OkStatus();
 }
@@ -90,7 +93,8 @@ absl::Status LocalCluster::StartAll() {
   };
   add("coordinator", "coordinator", ports[1]);
   add("gpu_worker", "gpu-0", ports[2]);
-  for (int i = 0; i < options_.cpu_workers; ++i) add("cpu_worker", absl::StrCat("cpu-", i), ports[3 + i]);
+  for (int i = 0; i < options_.cpu_workers; ++i)
+    add("cpu_worker", absl::StrCat("cpu-", i), ports[3 + i]);
   for (Process& process : processes_) TANDEM_RETURN_IF_ERROR(StartProcess(&process));
   WriteState();
   return absl::OkStatus();
@@ -131,8 +135,9 @@ absl::Status LocalCluster::Look(bool starting) {
     if (starting || process.role == "coordinator") {
       keep_logs_ = true;
       const std::string last = LastLine(process.log);
-      return absl::FailedPreconditionError(absl::StrCat(
-          process.name, " ended with exit code ", code, last.empty() ? "" : ": ", last, " (log: ", process.log, ")"));
+      return absl::FailedPreconditionError(absl::StrCat(process.name, " ended with exit code ",
+                                                        code, last.empty() ? "" : ": ", last,
+                                                        " (log: ", process.log, ")"));
     }
     Revive(&process);
   }
@@ -143,18 +148,23 @@ void LocalCluster::Revive(Process* process) {
   const absl::Time now = absl::Now();
   if (process->restart_at == absl::InfinitePast()) {
     const bool was_healthy = now - process->started > kHealthy;
-    process->backoff = was_healthy || process->restarts == 0 ? kBackoffMin
-                                                            : std::min(process->backoff * 2, kBackoffMax);
+    process->backoff = was_healthy || process->restarts == 0
+                           ? kBackoffMin
+                           : std::min(process->backoff * 2, kBackoffMax);
     process->restart_at = now + process->backoff;
     process->given_up = options_.no_restart;
     keep_logs_ = true;
-    base::LogWarning("process_died", {{"name", process->name}, {"exit_code", *process->child->Poll()},
-                                      {"restart", process->given_up ? "never" : absl::FormatDuration(process->backoff)},
-                                      {"log", process->log}});
+    base::LogWarning(
+        "process_died",
+        {{"name", process->name},
+         {"exit_code", *process->child->Poll()},
+         {"restart", process->given_up ? "never" : absl::FormatDuration(process->backoff)},
+         {"log", process->log}});
     WriteState();
   }
   if (process->given_up || now < process->restart_at) return;
-  if (const absl::StatusOr<std::vector<int>> port = FreePorts(1); port.ok()) process->admin = LoopbackAddress((*port)[0]);
+  if (const absl::StatusOr<std::vector<int>> port = FreePorts(1); port.ok())
+    process->admin = LoopbackAddress((*port)[0]);
   const absl::Status status = StartProcess(process);
   if (!status.ok()) {
     base::LogError("restart_failed", {{"name", process->name}, {"reason", status.ToString()}});
@@ -172,11 +182,17 @@ void LocalCluster::SetReady(bool ready) {
 }
 
 std::string LocalCluster::StateJson() const {
-  nlohmann::ordered_json state = {{"ready", ready_}, {"address", address_}, {"launcher_pid", getpid()},
+  nlohmann::ordered_json state = {{"ready", ready_},
+                                  {"address", address_},
+                                  {"launcher_pid", getpid()},
                                   {"processes", nlohmann::ordered_json::array()}};
   for (const Process& process : processes_) {
-    state["processes"].push_back({{"role", process.role}, {"name", process.name}, {"pid", process.child->pid()},
-                                  {"admin", process.admin}, {"log", process.log}, {"restarts", process.restarts}});
+    state["processes"].push_back({{"role", process.role},
+                                  {"name", process.name},
+                                  {"pid", process.child->pid()},
+                                  {"admin", process.admin},
+                                  {"log", process.log},
+                                  {"restarts", process.restarts}});
   }
   return state.dump();
 }

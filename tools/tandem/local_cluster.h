@@ -1,4 +1,5 @@
-// LocalCluster: a coordinator, a GPU worker and CPU workers as child processes of this one: started, watched, restarted, stopped.
+// LocalCluster: a coordinator, a GPU worker and CPU workers as child processes of this one:
+// started, watched, restarted, stopped.
 #pragma once
 
 #include <memory>
@@ -14,7 +15,8 @@ namespace tandem::launcher {
 
 class LocalCluster {
  public:
-  // Starts all programs. FAILED_PRECONDITION or NOT_FOUND when one cannot be executed; what runs by then is stopped again.
+  // Starts all programs. FAILED_PRECONDITION or NOT_FOUND when one cannot be executed; what runs by
+  // then is stopped again.
   static absl::StatusOr<std::unique_ptr<LocalCluster>> Start(const UpOptions& options);
   // Stops what still runs. Removes its own log folder unless something failed.
   ~LocalCluster();
@@ -22,15 +24,17 @@ class LocalCluster {
   const std::string& address() const { return address_; }
   const std::string& log_dir() const { return log_dir_; }
 
-  // Looks after the processes once: restarts workers that died (not while `starting`). FAILED_PRECONDITION when the cluster cannot go
-  // on: the coordinator is gone or, while starting, any process; the message holds the last line it wrote.
+  // Looks after the processes once: restarts workers that died (not while `starting`).
+  // FAILED_PRECONDITION when the cluster cannot go on: the coordinator is gone or, while starting,
+  // any process; the message holds the last line it wrote.
   absl::Status Look(bool starting);
 
   // Tells the state file, from now on with `ready`.
   void SetReady(bool ready);
   // {"ready", "address", "processes": [{"role", "name", "pid", "admin", "log", "restarts"}]}
   std::string StateJson() const;
-  // SIGTERM, ten seconds, SIGKILL. The coordinator first, so that it lets running requests finish on its workers.
+  // SIGTERM, ten seconds, SIGKILL. The coordinator first, so that it lets running requests finish
+  // on its workers.
   void Stop();
   void KeepLogs() { keep_logs_ = true; }
 

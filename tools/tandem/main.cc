@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
     std::cout << kUsage;
     return 0;
   }
-  std::cerr << "tandem: expected a command (up, chat), found " << (command.empty() ? "none" : "'" + command + "'") << std::endl;
+  std::cerr << "tandem: expected a command (up, chat), found "
+            << (command.empty() ? "none" : "'" + command + "'") << std::endl;
   return tandem::base::kExitCannotStart;
 }

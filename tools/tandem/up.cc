@@ -19,7 +19,8 @@ namespace {
 constexpr char kName[] = "tandem up";
 constexpr char kExamples[] =
     "  tandem up --model models/quiz --cpu-workers 2\n"
-    "  tandem up --model models/quiz --listen 127.0.0.1:50051 --state-file /tmp/tandem.json --log-dir /tmp/logs\n"
+    "  tandem up --model models/quiz --listen 127.0.0.1:50051 --state-file /tmp/tandem.json "
+    "--log-dir /tmp/logs\n"
     "  tandem up --model models/quiz --cpu-workers 2 -- tandem-eval run --suite quiz\n"
     "Behind -- stands a command that is run with TANDEM_ADDRESS set; its exit code is tandem's.";
 constexpr absl::Duration kLookInterval = absl::Milliseconds(50);
@@ -68,7 +69,8 @@ absl::Status WaitReady(LocalCluster* cluster, absl::Duration wait_max) {
   }
   progress.Clear();
   cluster->KeepLogs();
-  return absl::DeadlineExceededError(absl::StrCat("not ready within ", absl::FormatDuration(wait_max), ": ", reason,
+  return absl::DeadlineExceededError(absl::StrCat("not ready within ",
+                                                  absl::FormatDuration(wait_max), ": ", reason,
                                                   " (logs: ", cluster->log_dir(), ")"));
 }
 
@@ -77,7 +79,8 @@ void Announce(const UpOptions& options, const LocalCluster& cluster, bool to_std
   if (options.json) {
     out << cluster.StateJson() << std::endl;
   } else {
-    out << "tandem: ready at " << cluster.address() << ", logs in " << cluster.log_dir() << std::endl;
+    out << "tandem: ready at " << cluster.address() << ", logs in " << cluster.log_dir()
+        << std::endl;
   }
 }
 
@@ -128,7 +131,8 @@ int Run(const UpOptions& options, const std::vector<std::string>& command) {
   if (ready.code() == absl::StatusCode::kCancelled) return 0;
   if (!ready.ok()) {
     base::CannotStart(kName, ready);
-    return ready.code() == absl::StatusCode::kDeadlineExceeded ? base::kExitFailed : base::kExitCannotStart;
+    return ready.code() == absl::StatusCode::kDeadlineExceeded ? base::kExitFailed
+                                                               : base::kExitCannotStart;
   }
   (*cluster)->SetReady(true);
   // With a command, stdout is the command's.
@@ -145,7 +149,9 @@ int RunUp(int argc, char** argv) {
     command.assign(argv + i + 1, argv + argc);
     argc = i;
   }
-  CLI::App app("Starts a coordinator, a GPU worker and CPU workers on this machine and looks after them.", kName);
+  CLI::App app(
+      "Starts a coordinator, a GPU worker and CPU workers on this machine and looks after them.",
+      kName);
   UpOptions options;
   AddUpOptions(app, &options);
   base::AddStandardOptions(app, kExamples);

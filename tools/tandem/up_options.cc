@@ -23,19 +23,30 @@ void Pass(const std::string& flag, const std::string& value, std::vector<std::st
 void AddUpOptions(CLI::App& app, UpOptions* o) {
   app.add_option("--model", o->model, "Model folder or GGUF file")->required();
   app.add_option("--cpu-workers", o->cpu_workers, "CPU workers, which hold the experts")
-      ->capture_default_str()->check(CLI::Range(0, 64));
-  app.add_option("--gpu-threads", o->gpu_threads, "Threads of the GPU worker's host backend; 0: one per core")
-      ->capture_default_str()->check(CLI::Range(0, 1024));
-  app.add_option("--cpu-threads", o->cpu_threads, "Threads of each CPU worker; 0: the cores shared between them")
-      ->capture_default_str()->check(CLI::Range(0, 1024));
-  app.add_option("--listen", o->listen, "Address for users; port 0 takes any free one")->capture_default_str();
-  app.add_option("--wait-ready-seconds", o->wait_ready_seconds, "Give up when the cluster is not ready by then")
-      ->capture_default_str()->check(CLI::Range(0.1, 86400.0));
-  const std::string no_restart_help = "Leave a worker that died dead", json_help = "Print the state as one JSON line";
+      ->capture_default_str()
+      ->check(CLI::Range(0, 64));
+  app.add_option("--gpu-threads", o->gpu_threads,
+                 "Threads of the GPU worker's host backend; 0: one per core")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1024));
+  app.add_option("--cpu-threads", o->cpu_threads,
+                 "Threads of each CPU worker; 0: the cores shared between them")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1024));
+  app.add_option("--listen", o->listen, "Address for users; port 0 takes any free one")
+      ->capture_default_str();
+  app.add_option("--wait-ready-seconds", o->wait_ready_seconds,
+                 "Give up when the cluster is not ready by then")
+      ->capture_default_str()
+      ->check(CLI::Range(0.1, 86400.0));
+  const std::string no_restart_help = "Leave a worker that died dead",
+                    json_help = "Print the state as one JSON line";
   app.add_flag("--no-restart", o->no_restart, no_restart_help);
   app.add_flag("--json", o->json, json_help);
-  app.add_option("--log-dir", o->log_dir, "Folder for the programs' logs; a temporary one when empty");
-  app.add_option("--state-file", o->state_file, "JSON file with addresses and process ids, kept up to date");
+  app.add_option("--log-dir", o->log_dir,
+                 "Folder for the programs' logs; a temporary one when empty");
+  app.add_option("--state-file", o->state_file,
+                 "JSON file with addresses and process ids, kept up to date");
   AddText(app, "--backend", &o->backend, "GPU worker: host or cuda");
   AddText(app, "--precision", &o->precision, "GPU worker: bf16 or f32");
   AddText(app, "--attention", &o->attention, "GPU worker: flash or reference");
@@ -47,15 +58,25 @@ void AddUpOptions(CLI::App& app, UpOptions* o) {
   AddText(app, "--prefill-chunk", &o->prefill_chunk, "Coordinator: prompt tokens per step");
   AddText(app, "--sequences-max", &o->sequences_max, "Coordinator: requests running at once");
   AddText(app, "--context-tokens", &o->context_tokens, "Coordinator: longest prompt plus answer");
-  AddText(app, "--lease-seconds", &o->lease_seconds, "Coordinator: a worker silent for so long is lost");
+  AddText(app, "--lease-seconds", &o->lease_seconds,
+          "Coordinator: a worker silent for so long is lost");
   AddText(app, "--ready-wait-seconds", &o->ready_wait_seconds, "Coordinator: see there");
-  AddText(app, "--drain-seconds", &o->drain_seconds, "Coordinator: how long running requests may take at the end");
-  AddText(app, "--cpu-memory-limit", &o->cpu_memory_limit, "CPU workers: most bytes of experts each");
+  AddText(app, "--drain-seconds", &o->drain_seconds,
+          "Coordinator: how long running requests may take at the end");
+  AddText(app, "--cpu-memory-limit", &o->cpu_memory_limit,
+          "CPU workers: most bytes of experts each");
 }
 
-std::vector<std::string> CoordinatorArgs(const UpOptions& o, const std::string& address, const std::string& admin) {
-  std::vector<std::string> args = {"--model", o.model, "--listen", address, "--admin-listen", admin,
-                                   "--expect-cpu-workers", absl::StrCat(o.cpu_workers)};
+std::vector<std::string> CoordinatorArgs(const UpOptions& o, const std::string& address,
+                                         const std::string& admin) {
+  std::vector<std::string> args = {"--model",
+                                   o.model,
+                                   "--listen",
+                                   address,
+                                   "--admin-listen",
+                                   admin,
+                                   "--expect-cpu-workers",
+                                   absl::StrCat(o.cpu_workers)};
   Pass("--replicas", o.replicas, &args);
   Pass("--replace-after-seconds", o.replace_after_seconds, &args);
   Pass("--prefill-chunk", o.prefill_chunk, &args);
@@ -68,9 +89,10 @@ std::vector<std::string> CoordinatorArgs(const UpOptions& o, const std::string& 
   return args;
 }
 
-std::vector<std::string> GpuWorkerArgs(const UpOptions& o, const std::string& address, const std::string& admin) {
-  std::vector<std::string> args = {"--model", o.model, "--coordinator", address, "--listen", "127.0.0.1:0",
-                                   "--admin-listen", admin};
+std::vector<std::string> GpuWorkerArgs(const UpOptions& o, const std::string& address,
+                                       const std::string& admin) {
+  std::vector<std::string> args = {"--model",  o.model,       "--coordinator",  address,
+                                   "--listen", "127.0.0.1:0", "--admin-listen", admin};
   if (o.gpu_threads > 0) Pass("--threads", absl::StrCat(o.gpu_threads), &args);
   Pass("--backend", o.backend, &args);
   Pass("--precision", o.precision, &args);
@@ -81,11 +103,14 @@ std::vector<std::string> GpuWorkerArgs(const UpOptions& o, const std::string& ad
   return args;
 }
 
-std::vector<std::string> CpuWorkerArgs(const UpOptions& o, const std::string& address, const std::string& admin) {
+std::vector<std::string> CpuWorkerArgs(const UpOptions& o, const std::string& address,
+                                       const std::string& admin) {
   const int cores = std::max(1u, std::thread::hardware_concurrency());
-  const int threads = o.cpu_threads > 0 ? o.cpu_threads : std::max(1, cores / std::max(1, o.cpu_workers));
-  std::vector<std::string> args = {"--model", o.model, "--coordinator", address, "--listen", "127.0.0.1:0",
-                                   "--admin-listen", admin, "--threads", absl::StrCat(threads)};
+  const int threads =
+      o.cpu_threads > 0 ? o.cpu_threads : std::max(1, cores / std::max(1, o.cpu_workers));
+  std::vector<std::string> args = {
+      "--model",     o.model,          "--coordinator", address,     "--listen",
+      "127.0.0.1:0", "--admin-listen", admin,           "--threads", absl::StrCat(threads)};
   Pass("--routing", o.routing, &args);
   Pass("--memory-limit", o.cpu_memory_limit, &args);
   return args;

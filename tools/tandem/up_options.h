@@ -21,17 +21,22 @@ struct UpOptions {
   std::string log_dir;
   std::string state_file;
   // Handed on as they are; empty: the program's default.
-  std::string backend, precision, attention, routing, kv_tokens, rows_max;                          // GPU worker
-  std::string replicas, replace_after_seconds, prefill_chunk, sequences_max, context_tokens;        // coordinator
-  std::string lease_seconds, ready_wait_seconds, drain_seconds;                                     // coordinator
-  std::string cpu_memory_limit;                                                                     // CPU workers
+  std::string backend, precision, attention, routing, kv_tokens, rows_max;  // GPU worker
+  std::string replicas, replace_after_seconds, prefill_chunk, sequences_max,
+      context_tokens;                                            // coordinator
+  std::string lease_seconds, ready_wait_seconds, drain_seconds;  // coordinator
+  std::string cpu_memory_limit;                                  // CPU workers
 };
 
 void AddUpOptions(CLI::App& app, UpOptions* options);
 
-// The arguments behind the program's name. `address` is the coordinator's, `admin` the program's own admin address.
-std::vector<std::string> CoordinatorArgs(const UpOptions& options, const std::string& address, const std::string& admin);
-std::vector<std::string> GpuWorkerArgs(const UpOptions& options, const std::string& address, const std::string& admin);
-std::vector<std::string> CpuWorkerArgs(const UpOptions& options, const std::string& address, const std::string& admin);
+// The arguments behind the program's name. `address` is the coordinator's, `admin` the program's
+// own admin address.
+std::vector<std::string> CoordinatorArgs(const UpOptions& options, const std::string& address,
+                                         const std::string& admin);
+std::vector<std::string> GpuWorkerArgs(const UpOptions& options, const std::string& address,
+                                       const std::string& admin);
+std::vector<std::string> CpuWorkerArgs(const UpOptions& options, const std::string& address,
+                                       const std::string& admin);
 
 }  // namespace tandem::launcher
