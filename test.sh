@@ -63,7 +63,10 @@ run_labelled() {
 }
 
 step_dev() { run_labelled dev 'unit|fuzz'; }
-step_tsan() { run_labelled tsan 'concurrency'; }
+step_tsan() {
+  export TSAN_OPTIONS="suppressions=$TANDEM_ROOT/tests/tsan/suppressions.txt halt_on_error=1 second_deadlock_stack=1"
+  run_labelled tsan 'concurrency'
+}
 step_fuzz() { run_labelled fuzz 'fuzz'; }
 
 step_clang_tidy() {
