@@ -1,7 +1,9 @@
-// tandem-expert-bench: how fast one expert layer runs on this machine, per format and number of rows per expert. Prints CSV. Weight
-// bytes per second matter at one row, arithmetic at many; the machine's read bandwidth, measured in the same run, is the limit.
+// tandem-expert-bench: how fast one expert layer runs on this machine, per format and number of
+// rows per expert. Prints CSV. Weight bytes per second matter at one row, arithmetic at many; the
+// machine's read bandwidth, measured in the same run, is the limit.
 #include <algorithm>
 #include <cstdio>
+#include <ctime>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -30,6 +32,10 @@ struct Flags {
 };
 
 double Seconds() { return absl::ToDoubleSeconds(base::RealClock().Monotonic()); }
+
+// Processor time of all threads of this process: unlike the clock on the wall it does not count
+// time given to other programs, so it says something on a machine that is not quiet.
+double CpuSeconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -73,19 +79,20 @@ void Measure(const Flags& flags, const kernels::KernelTable& table, base::Thread
       }
     }
     ExpertFfn ffn(table, pool);
-    std::vector<double> seconds;
+    std::vector<double> seconds, cpu_seconds;
     for (int i = 0; i < flags.repeats + 1; ++i) {
       std::fill(sums.begin(), sums.end(), 0);
-      const double start = Seconds();
+      const double start = Seconds(), cpu_start = CpuSeconds();
       ffn.Run(batch, [&](uint32_t expert) { return &experts[expert].weights; });
-      if (i > 0) seconds.push_back(Seconds() - start);  // the first run warms scratch memory
+      if (i == 0) continue;  // the first run warms scratch memory
+      seconds.push_back(Seconds() - start);
+      cpu_seconds.push_back((CpuSeconds() - cpu_start) / pool->threads());
     }
-    const double median = Median(seconds);
-    const double best = *std::min_element(seconds.begin(), seconds.end());
     const double flop = 6.0 * flags.hidden * flags.inter * rows * flags.experts;
-    std::printf("%s,%s,%d,%ld,%.3f,%.3f,%.1f,%.1f\n", NameOf(type), table.isa, pool->threads(),
-                rows, weight_bytes / median / 1e9, weight_bytes / best / 1e9, flop / median / 1e9,
-                flop / best / 1e9);
+    std::printf("%s,%s,%d,%ld,%.2f,%.2f,%.1f,%.1f\n", NameOf(type), table.isa, pool->threads(),
+                rows, weight_bytes / Median(seconds) / 1e9,
+                weight_bytes / Median(cpu_seconds) / 1e9, flop / Median(seconds) / 1e9,
+                flop / Median(cpu_seconds) / 1e9);
     std::fflush(stdout);
   }
 }
@@ -113,7 +120,7 @@ int Run(int argc, char** argv) {
   for (int i = 0; i < 5; ++i) read.push_back(memory.size() * 8 / ReadSeconds(&pool, memory) / 1e9);
   std::printf("# read bandwidth median %.1f best %.1f GB/s, %d threads\n", Median(read),
               *std::max_element(read.begin(), read.end()), flags.threads);
-  std::printf("type,isa,threads,rows,gb_per_s_median,gb_per_s_best,gflop_per_s_median,gflop_per_s_best\n");
+  std::printf("type,isa,threads,rows,gb_per_s,gb_per_cpu_s,gflop_per_s,gflop_per_cpu_s\n");
   for (const std::string& name : flags.types) {
     const auto type = ParseDType(name);
     if (!type.ok()) {

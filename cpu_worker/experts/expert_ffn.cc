@@ -13,10 +13,12 @@
 namespace tandem::cpu_worker {
 namespace {
 
-// Outputs computed at a time. A multiple of 64, so that a tile of the intermediate row is whole chunks of codes.
+// Outputs computed at a time. A multiple of 64, so that a tile of the intermediate row is whole
+// chunks of codes.
 constexpr int64_t kTileOuts = 64;
 
-// Most scratch of one pass: with 7168 + 2048 values in int8 form some 1300 pairs, 5 for each of V3's 256 experts.
+// Most scratch of one pass: with 7168 + 2048 values in int8 form some 1300 pairs, 5 for each of
+// V3's 256 experts.
 constexpr int64_t kPassBytesMax = 16 << 20;
 
 constexpr std::array<RowForm, 3> kRowForms = {RowForm::kInt8, RowForm::kBf16, RowForm::kF32};
@@ -71,11 +73,12 @@ struct ExpertFfn::RowSet {
   }
 };
 
-// Groups of a pass with their weights; pair i of the pass (counted through all groups) owns row i of `x` and `h`.
+// Groups of a pass with their weights; pair i of the pass (counted through all groups) owns row i
+// of `x` and `h`.
 struct ExpertFfn::Pass {
   struct Group {
     const FfnWeights* weights = nullptr;
-    int64_t first = 0;                // of its pairs in the pass
+    int64_t first = 0;  // of its pairs in the pass
     std::vector<const FfnPair*> pairs;
   };
   std::vector<Group> groups;
@@ -167,7 +170,8 @@ void ExpertFfn::RunPass(const FfnBatch& batch, Pass* pass) {
     }
   });
 
-  // h = silu(gate x) * (up x), tile by tile of the intermediate row, stored as the down projection wants it.
+  // h = silu(gate x) * (up x), tile by tile of the intermediate row, stored as the down projection
+  // wants it.
   const int64_t inter_tiles = Tiles(pass->inter);
   const int64_t groups = static_cast<int64_t>(pass->groups.size());
   pool_->ParallelFor(groups * inter_tiles, 1, [&](int64_t begin, int64_t end) {
@@ -184,8 +188,8 @@ void ExpertFfn::RunPass(const FfnBatch& batch, Pass* pass) {
                    pass->x.Of(RowFormOf(gate_matrix.view.dtype, batch.activation)), group.first,
                    rows, gate);
       MultiplyRows(table_, up_matrix, out, outs,
-                   pass->x.Of(RowFormOf(up_matrix.view.dtype, batch.activation)), group.first,
-                   rows, up);
+                   pass->x.Of(RowFormOf(up_matrix.view.dtype, batch.activation)), group.first, rows,
+                   up);
       table_.swiglu(gate, up, gate, rows * outs);
       for (int64_t r = 0; r < rows; ++r) {
         pass->h.Store(table_, group.first + r, out, outs, gate + r * outs);

@@ -1,6 +1,7 @@
-// The routed experts' arithmetic: for every (row, expert) pair w * down(silu(gate x) * (up x)), added on the row's grid or given back
-// apart. What one pair contributes depends on its row, its expert and nothing else, so any grouping of rows into calls and of
-// experts over workers, and any number of threads, gives the same integers.
+// The routed experts' arithmetic: for every (row, expert) pair w * down(silu(gate x) * (up x)),
+// added on the row's grid or given back apart. What one pair contributes depends on its row, its
+// expert and nothing else, so any grouping of rows into calls and of experts over workers, and any
+// number of threads, gives the same integers.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,8 @@ struct FfnRow {
   const std::byte* x = nullptr;  // [hidden] bf16 or f32, any alignment
   int grid_exponent = 0;         // kGridSum
   int32_t* sums = nullptr;       // kGridSum: [hidden], added to; the caller sets it to zero
-  uint8_t* flag = nullptr;       // kGridSum: set to 1 when a value fell outside the grid; the caller sets it to zero
+  uint8_t* flag =
+      nullptr;  // kGridSum: set to 1 when a value fell outside the grid; the caller sets it to zero
 };
 
 struct FfnPair {
@@ -40,8 +42,9 @@ struct FfnBatch {
   std::vector<FfnPair> pairs;
 };
 
-// Computes `batch` with the weights `weights_of(expert)` (never null for an expert in the batch) of one layer; all experts have the
-// same hidden and intermediate sizes. `pool` may be shared; calls on one ExpertFfn may not overlap, since it keeps its buffers.
+// Computes `batch` with the weights `weights_of(expert)` (never null for an expert in the batch) of
+// one layer; all experts have the same hidden and intermediate sizes. `pool` may be shared; calls
+// on one ExpertFfn may not overlap, since it keeps its buffers.
 class ExpertFfn {
  public:
   ExpertFfn(const kernels::KernelTable& table, base::ThreadPool* pool)

@@ -104,7 +104,8 @@ Answer RunAll(const kernels::KernelTable& table, int threads, const Call& call,
                  [](uint32_t) { return true; });
 }
 
-// y = W x in double with the codec's weights, and the most it can be off when each x[k] is off by at most x_error[k].
+// y = W x in double with the codec's weights, and the most it can be off when each x[k] is off by
+// at most x_error[k].
 void MultiplyDouble(const Matrix& matrix, const std::vector<double>& x,
                     const std::vector<double>& x_error, std::vector<double>* y,
                     std::vector<double>* y_error) {
@@ -119,8 +120,8 @@ void MultiplyDouble(const Matrix& matrix, const std::vector<double>& x,
       error += std::abs(w[k]) * x_error[k];
       magnitude += std::abs(w[k]) * (std::abs(x[k]) + x_error[k]);
     }
-    // f32 roundings: a lane adds at most cols / 16 terms, the tree 4. Codes and minima are summed apart: for the formats here
-    // their magnitudes are below 32 times the weights'.
+    // f32 roundings: a lane adds at most cols / 16 terms, the tree 4. Codes and minima are summed
+    // apart: for the formats here their magnitudes are below 32 times the weights'.
     const double factor = kernels::HasMins(matrix.view.dtype) ? 32 : 2;
     (*y_error)[o] = error + factor * (matrix.cols() / 16.0 + 8) * std::exp2(-24) * magnitude;
   }
@@ -184,8 +185,8 @@ TEST(ExpertFfn, EveryTypeMatchesDoubleWithinTheComputedBound) {
     const std::vector<TestExpert> experts = MakeExperts(type, 256, 256, 2, random);
     const Call call = MakeCall(2, 256, 2, 2, random);
     for (ActivationForm activation : {ActivationForm::kNative, ActivationForm::kF32}) {
-      const Answer answer = RunAll(kernels::ActiveTable(), 1, call, experts, activation,
-                                   ReplyForm::kPerExpertF32);
+      const Answer answer =
+          RunAll(kernels::ActiveTable(), 1, call, experts, activation, ReplyForm::kPerExpertF32);
       size_t pair = 0;
       double error_squares = 0, value_squares = 0;
       for (size_t r = 0; r < call.experts.size(); ++r) {
@@ -204,7 +205,8 @@ TEST(ExpertFfn, EveryTypeMatchesDoubleWithinTheComputedBound) {
           ++pair;
         }
       }
-      // The bound is a worst case; together the errors must be far smaller: int8 and bf16 activations cost about 1 %.
+      // The bound is a worst case; together the errors must be far smaller: int8 and bf16
+      // activations cost about 1 %.
       const double relative = std::sqrt(error_squares / value_squares);
       EXPECT_LT(relative, activation == ActivationForm::kF32 ? 1e-5 : 0.03) << NameOf(type);
     }
@@ -251,10 +253,9 @@ TEST(ExpertFfn, GroupingAndPlacementDoNotChangeTheSums) {
       for (int64_t begin = 0; begin < 33; begin += rows) {
         const int64_t end = std::min<int64_t>(33, begin + rows);
         for (uint32_t worker = 0; worker < 3; ++worker) {
-          const Answer part = RunCall(table, 1, call, experts, ActivationForm::kNative,
-                                      ReplyForm::kGridSum, begin, end, [&](uint32_t expert) {
-                                        return (expert * 7 + rows) % 3 == worker;
-                                      });
+          const Answer part =
+              RunCall(table, 1, call, experts, ActivationForm::kNative, ReplyForm::kGridSum, begin,
+                      end, [&](uint32_t expert) { return (expert * 7 + rows) % 3 == worker; });
           for (size_t i = 0; i < part.sums.size(); ++i) sums[begin * hidden + i] += part.sums[i];
         }
       }
@@ -288,17 +289,17 @@ TEST(ExpertFfn, OutOfGridFlagsTheRowWhereverItsExpertsAre) {
   std::mt19937_64 random(5);
   const std::vector<TestExpert> experts = MakeExperts(DType::kQ8_0, 256, 256, 4, random);
   Call call = MakeCall(4, 256, 4, 2, random);
-  call.exponents[1] -= 20;                                  // a grid far too small
-  call.x[2 * 256 + 7] = F32ToBF16(INFINITY);                // not finite
-  call.experts[3][0].second = 1e30f;                        // an absurd router weight
+  call.exponents[1] -= 20;                    // a grid far too small
+  call.x[2 * 256 + 7] = F32ToBF16(INFINITY);  // not finite
+  call.experts[3][0].second = 1e30f;          // an absurd router weight
   const kernels::KernelTable& table = kernels::ActiveTable();
   const Answer all = RunAll(table, 2, call, experts, ActivationForm::kNative, ReplyForm::kGridSum);
   EXPECT_EQ(all.flags, (std::vector<uint8_t>{0, 1, 1, 1}));
   std::vector<uint8_t> flags(4, 0);
   for (uint32_t worker = 0; worker < 4; ++worker) {
-    const Answer part = RunCall(table, 1, call, experts, ActivationForm::kNative,
-                                ReplyForm::kGridSum, 0, 4,
-                                [&](uint32_t expert) { return expert == worker; });
+    const Answer part =
+        RunCall(table, 1, call, experts, ActivationForm::kNative, ReplyForm::kGridSum, 0, 4,
+                [&](uint32_t expert) { return expert == worker; });
     for (int r = 0; r < 4; ++r) flags[r] |= part.flags[r];
   }
   EXPECT_EQ(flags, all.flags);
@@ -306,7 +307,8 @@ TEST(ExpertFfn, OutOfGridFlagsTheRowWhereverItsExpertsAre) {
 
 TEST(ExpertFfn, OddSizesMixedTypesAndManyRows) {
   std::mt19937_64 random(6);
-  // 96 and 160 are no multiples of 64; the third expert's matrices have three different types; 300 rows of one expert.
+  // 96 and 160 are no multiples of 64; the third expert's matrices have three different types; 300
+  // rows of one expert.
   std::vector<TestExpert> experts;
   experts.push_back(MakeTestExpert(DType::kQ5_0, DType::kQ8_0, DType::kQ4_1, 96, 160, random));
   experts.push_back(MakeTestExpert(DType::kBF16, DType::kF32, DType::kIQ4_NL, 96, 160, random));

@@ -27,7 +27,8 @@ std::vector<const Matrix*> MatricesOf(const FfnWeights& expert) {
   return {&expert.gate, &expert.up, &expert.down};
 }
 
-// Reads one byte of every page, so that a file that cannot be read fails now and not in a user's token.
+// Reads one byte of every page, so that a file that cannot be read fails now and not in a user's
+// token.
 void TouchPages(const TensorView& view) {
   static const int64_t page_bytes = sysconf(_SC_PAGESIZE);
   const volatile std::byte* data = view.data;
@@ -55,13 +56,14 @@ absl::Status ProveExpert(const FfnWeights& expert) {
   return absl::OkStatus();
 }
 
-// Gives back the pages that lie wholly inside the tensor; those at its ends may hold a neighbour. A page that is read again
-// afterwards comes from the file again, so this is never wrong, only slow.
+// Gives back the pages that lie wholly inside the tensor; those at its ends may hold a neighbour. A
+// page that is read again afterwards comes from the file again, so this is never wrong, only slow.
 void ReleaseView(const TensorView& view) {
   static const uintptr_t page_bytes = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t begin = reinterpret_cast<uintptr_t>(view.data);
   const uintptr_t first = (begin + page_bytes - 1) / page_bytes * page_bytes;
-  const uintptr_t last = (begin + static_cast<uintptr_t>(view.size_bytes)) / page_bytes * page_bytes;
+  const uintptr_t last =
+      (begin + static_cast<uintptr_t>(view.size_bytes)) / page_bytes * page_bytes;
   if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 }
 
@@ -167,9 +169,9 @@ absl::Status ExpertStore::CheckWanted(const std::set<ExpertKey>& wanted) const {
     bytes += ExpertBytes(WeightsOf(key));
   }
   if (memory_bytes_max_ == 0 || bytes <= memory_bytes_max_) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("placement needs ", base::HumanBytes(bytes), " of experts, the limit is ",
-                   base::HumanBytes(memory_bytes_max_)));
+  return absl::ResourceExhaustedError(absl::StrCat("placement needs ", base::HumanBytes(bytes),
+                                                   " of experts, the limit is ",
+                                                   base::HumanBytes(memory_bytes_max_)));
 }
 
 absl::Status ExpertStore::ProveAll(const std::vector<ExpertKey>& added,

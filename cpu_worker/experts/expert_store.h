@@ -1,5 +1,6 @@
-// ExpertStore: the experts placed on this worker. Weights stay in the mapped files; the store decides which (layer, expert) pairs are
-// held, proves their bytes before they are, and gives memory back when they no longer are.
+// ExpertStore: the experts placed on this worker. Weights stay in the mapped files; the store
+// decides which (layer, expert) pairs are held, proves their bytes before they are, and gives
+// memory back when they no longer are.
 #pragma once
 
 #include <atomic>
@@ -26,7 +27,8 @@ struct ExpertKey {
   auto operator<=>(const ExpertKey&) const = default;
 };
 
-// One moment's set of held experts; never changes, so a call computes on the set it was checked against.
+// One moment's set of held experts; never changes, so a call computes on the set it was checked
+// against.
 class HeldExperts {
  public:
   HeldExperts(std::shared_ptr<const ModelWeights> model, std::set<ExpertKey> keys);
@@ -54,8 +56,9 @@ class ExpertStore {
     int64_t memory_bytes_max = 0;  // of held experts; 0 is unlimited
     int load_threads = 1;
   };
-  // Reads headers only. UNIMPLEMENTED or INVALID_ARGUMENT names the tensor when some expert of the model has a type or size no
-  // kernel takes; FAILED_PRECONDITION when the model has no routed experts.
+  // Reads headers only. UNIMPLEMENTED or INVALID_ARGUMENT names the tensor when some expert of the
+  // model has a type or size no kernel takes; FAILED_PRECONDITION when the model has no routed
+  // experts.
   static absl::StatusOr<std::unique_ptr<ExpertStore>> Open(const Options& options,
                                                            const kernels::KernelTable& table);
 
@@ -64,9 +67,10 @@ class ExpertStore {
   std::vector<uint32_t> MoeLayers() const;
   int64_t ExpertBytesMax() const;
 
-  // Makes `wanted` the held set: reads and validates what is new, self-tests one expert of each new combination of types, then
-  // switches, then releases what is gone. On an error the held set stays as it was: OUT_OF_RANGE for an expert the model lacks,
-  // RESOURCE_EXHAUSTED above the memory limit, DATA_LOSS naming tensor and row, INTERNAL from the self-test, CANCELLED when
+  // Makes `wanted` the held set: reads and validates what is new, self-tests one expert of each new
+  // combination of types, then switches, then releases what is gone. On an error the held set stays
+  // as it was: OUT_OF_RANGE for an expert the model lacks, RESOURCE_EXHAUSTED above the memory
+  // limit, DATA_LOSS naming tensor and row, INTERNAL from the self-test, CANCELLED when
   // `keep_going` returned false. One call at a time; readers are never blocked.
   absl::Status Place(const std::set<ExpertKey>& wanted, const std::function<bool()>& keep_going);
 

@@ -40,7 +40,8 @@ TEST(ExpertStore, HoldsExactlyWhatIsPlaced) {
   EXPECT_EQ(first->Find(1, 1), nullptr);
   EXPECT_EQ(first->Find(2, 8), nullptr);
   EXPECT_EQ(first->Find(99, 0), nullptr);
-  EXPECT_EQ(first->weight_bytes(), ExpertBytes(*first->Find(1, 0)) + ExpertBytes(*first->Find(1, 5)) +
+  EXPECT_EQ(first->weight_bytes(), ExpertBytes(*first->Find(1, 0)) +
+                                       ExpertBytes(*first->Find(1, 5)) +
                                        ExpertBytes(*first->Find(2, 7)));
 
   ASSERT_TRUE((*store)->Place({{2, 7}, {2, 1}}, Always).ok());
@@ -61,7 +62,8 @@ TEST(ExpertStore, RefusesWhatItCannotHoldAndKeepsWhatItHas) {
   ASSERT_TRUE((*store)->Place({{1, 0}, {1, 1}}, Always).ok());
   EXPECT_EQ((*store)->Place({{1, 0}, {1, 1}, {1, 2}}, Always).code(),
             absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ((*store)->Place({{0, 0}}, Always).code(), absl::StatusCode::kOutOfRange);  // dense layer
+  EXPECT_EQ((*store)->Place({{0, 0}}, Always).code(),
+            absl::StatusCode::kOutOfRange);  // dense layer
   EXPECT_EQ((*store)->Place({{1, 8}}, Always).code(), absl::StatusCode::kOutOfRange);
   EXPECT_EQ((*store)->Place({{2, 0}}, [] { return false; }).code(), absl::StatusCode::kCancelled);
   EXPECT_EQ((*store)->held()->keys(), (std::set<ExpertKey>{{1, 0}, {1, 1}}));
@@ -82,7 +84,8 @@ TEST(ExpertStore, NamesTheDamagedTensor) {
     ASSERT_TRUE(source.ok());
     const TensorView* stacked = (*source)->Find("blk.1.ffn_down_exps.weight");
     ASSERT_NE(stacked, nullptr);
-    // The tensor's place in the file: the end of the file less what follows is not known here, so search for its bytes.
+    // The tensor's place in the file: the end of the file less what follows is not known here, so
+    // search for its bytes.
     std::ifstream in(path, std::ios::binary);
     const std::string bytes((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
     offset = static_cast<int64_t>(
@@ -91,7 +94,8 @@ TEST(ExpertStore, NamesTheDamagedTensor) {
   }
   {
     std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
-    file.seekp(offset + 34 * 8);  // the first block of the second row (rows of 256 values: 8 blocks)
+    file.seekp(offset +
+               34 * 8);  // the first block of the second row (rows of 256 values: 8 blocks)
     const char infinity[2] = {0x00, 0x7c};
     file.write(infinity, 2);
   }
@@ -161,7 +165,8 @@ TEST(SelfTest, PassesForEveryTypeAndTable) {
 // A kernel that is wrong by one code in one place must not pass.
 TEST(SelfTest, FindsAWrongKernel) {
   std::mt19937_64 random(2);
-  const TestExpert expert = MakeTestExpert(DType::kQ8_0, DType::kQ8_0, DType::kQ8_0, 256, 256, random);
+  const TestExpert expert =
+      MakeTestExpert(DType::kQ8_0, DType::kQ8_0, DType::kQ8_0, 256, 256, random);
   static kernels::UnpackRow right;
   kernels::KernelTable wrong = kernels::ActiveTable();
   right = wrong.unpack[static_cast<int>(DType::kQ8_0)];

@@ -14,7 +14,8 @@ using kernels::PaddedCodes;
 
 // Rows of weights unpacked at a time: the register tile of the widest kernel has four outputs.
 constexpr int64_t kUnpackedRows = 4;
-// Rows of weights dequantized at a time for the float kernels: 16 rows of 7168 values are 448 KiB, within a level-2 cache.
+// Rows of weights dequantized at a time for the float kernels: 16 rows of 7168 values are 448 KiB,
+// within a level-2 cache.
 constexpr int64_t kDequantizedRows = 16;
 
 // Scratch that a thread keeps between calls.
@@ -168,9 +169,9 @@ void RowBuffer::Store(const KernelTable& table, int64_t row, int64_t col_begin, 
     table.narrow_bf16(values, n, bf16_.data() + row * cols_ + col_begin);
   } else if (form_ == RowForm::kInt8) {
     const kernels::QuantRow& whole = quant_[row];
-    table.quantize_row(values, n,
-                       {whole.codes + col_begin, whole.scales + col_begin / 32,
-                        whole.sums + col_begin / 16});
+    table.quantize_row(
+        values, n,
+        {whole.codes + col_begin, whole.scales + col_begin / 32, whole.sums + col_begin / 16});
   } else if (round_to_bf16_) {
     thread_local std::vector<uint16_t> rounded;
     uint16_t* bits = Grown(&rounded, n);

@@ -1,10 +1,15 @@
-// One matrix of an expert times some rows, whatever the format of either: the bridge from a stored matrix to the kernels.
+// One matrix of an expert times some rows, whatever the format of either: the bridge from a stored
+// matrix to the kernels.
 //
-// Rows come in one of three forms, decided by the weights and the activation form (proto/experts.proto):
-//   kInt8  block-quantized weights, NATIVE: int8 with one scale per 32 values (lib/kernels/quant.h);
-//   kBf16  bf16 weights, NATIVE: bf16 values, LinearBf16's order;
-//   kF32   every F32 call, and NATIVE calls on f32, f16 and fp8 weights, whose rows are rounded to bf16 first: dequantized weights
-//          times f32 values, LinearF32's order.
+// Rows come in one of three forms, decided by the weights and the activation form of
+// proto/experts.proto:
+//
+// kInt8: block-quantized weights, NATIVE. int8 with one scale per 32 values (lib/kernels/quant.h).
+//
+// kBf16: bf16 weights, NATIVE. bf16 values, LinearBf16's order.
+//
+// kF32: every F32 call, and NATIVE calls on f32, f16 and fp8 weights, whose rows are rounded to
+// bf16 first. Dequantized weights times f32 values, LinearF32's order.
 #pragma once
 
 #include <cstdint>
@@ -23,13 +28,14 @@ RowForm RowFormOf(DType weights, ActivationForm activation);
 // Rows in one form, owned. Row i of the form in use; the other arrays are empty.
 class RowBuffer {
  public:
-  // Room for `rows` rows of `cols` values. `round_to_bf16`: kF32 rows are rounded to bf16 when stored.
+  // Room for `rows` rows of `cols` values. `round_to_bf16`: kF32 rows are rounded to bf16 when
+  // stored.
   void Reset(RowForm form, bool round_to_bf16, int64_t rows, int64_t cols);
   // Bytes one row of this form needs.
   static int64_t RowBytesOf(RowForm form, int64_t cols);
 
-  // Stores values [col_begin, col_begin + n) of row `row` from f32. col_begin is a multiple of 64; n too, or the range ends at cols.
-  // Different ranges may be stored from different threads.
+  // Stores values [col_begin, col_begin + n) of row `row` from f32. col_begin is a multiple of 64;
+  // n too, or the range ends at cols. Different ranges may be stored from different threads.
   void Store(const kernels::KernelTable& table, int64_t row, int64_t col_begin, int64_t n,
              const float* values);
 
@@ -50,8 +56,9 @@ class RowBuffer {
   std::vector<float> f32_;
 };
 
-// y[r * outs + o] = row (first_row + r) of x times output (out_begin + o) of `matrix`, for r < rows and o < outs. x has the form
-// RowFormOf(matrix type). Scratch is per thread; any split over outputs or rows gives the same bits.
+// y[r * outs + o] = row (first_row + r) of x times output (out_begin + o) of `matrix`, for r < rows
+// and o < outs. x has the form RowFormOf(matrix type). Scratch is per thread; any split over
+// outputs or rows gives the same bits.
 void MultiplyRows(const kernels::KernelTable& table, const Matrix& matrix, int64_t out_begin,
                   int64_t outs, const RowBuffer& x, int64_t first_row, int64_t rows, float* y);
 

@@ -12,8 +12,8 @@
 namespace tandem::cpu_worker {
 namespace {
 
-// A fixed input with values of both signs, zeros and an outlier in every 61st place (a period that shares no factor with blocks
-// of 32): a multiplicative hash gives the same numbers everywhere.
+// A fixed input with values of both signs, zeros and an outlier in every 61st place (a period that
+// shares no factor with blocks of 32): a multiplicative hash gives the same numbers everywhere.
 std::vector<float> KnownInput(int64_t n) {
   std::vector<float> x(n);
   for (int64_t k = 0; k < n; ++k) {
@@ -25,7 +25,8 @@ std::vector<float> KnownInput(int64_t n) {
   return x;
 }
 
-// What the sums of one weight row see: |scale * code| + |min| where both are summed apart, |w| otherwise.
+// What the sums of one weight row see: |scale * code| + |min| where both are summed apart, |w|
+// otherwise.
 std::vector<double> SummandMagnitudes(const Matrix& matrix, int64_t row,
                                       const std::vector<float>& w) {
   std::vector<double> magnitude(w.size());
@@ -70,7 +71,8 @@ absl::Status TestRow(const kernels::KernelTable& table, const Matrix& matrix, in
     input_error += std::abs(w[k]) * error;
     magnitude += summands[k] * (std::abs(x[k]) + error);
   }
-  // Each of at most cols / 16 additions in a lane, 4 in the tree and 4 around them rounds by 2^-24 of the magnitude.
+  // Each of at most cols / 16 additions in a lane, 4 in the tree and 4 around them rounds by 2^-24
+  // of the magnitude.
   const double tolerance =
       input_error + (matrix.cols() / 16.0 + 8) * std::exp2(-24) * magnitude + 1e-37;
   if (std::abs(got - want) <= tolerance) return absl::OkStatus();

@@ -28,7 +28,8 @@ inline Matrix TestMatrix(DType type, int64_t rows, int64_t cols, float scale,
   if (type == DType::kF8E4M3) {
     constexpr int64_t kBlock = 128;
     matrix.fp8_block_rows = matrix.fp8_block_cols = kBlock;
-    const int64_t row_blocks = (rows + kBlock - 1) / kBlock, col_blocks = (cols + kBlock - 1) / kBlock;
+    const int64_t row_blocks = (rows + kBlock - 1) / kBlock,
+                  col_blocks = (cols + kBlock - 1) / kBlock;
     owner->bytes.push_back(std::make_unique<std::vector<std::byte>>(
         kernels::RandomRows(DType::kF32, row_blocks, col_blocks, 1.0f, -1, random)));
     TensorView scales;
@@ -41,7 +42,8 @@ inline Matrix TestMatrix(DType type, int64_t rows, int64_t cols, float scale,
   return matrix;
 }
 
-// Size of a block's scale that gives weights of about 1 / sqrt(cols) whatever the format's codes are.
+// Size of a block's scale that gives weights of about 1 / sqrt(cols) whatever the format's codes
+// are.
 inline float TestScale(DType type, int64_t cols, std::mt19937_64& random) {
   TestExpert probe;
   const Matrix matrix = TestMatrix(type, 4, cols, 0.01f, random, &probe);

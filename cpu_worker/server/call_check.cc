@@ -15,8 +15,7 @@ namespace {
 using experts::v1::ExpertRows;
 
 absl::Status Mismatch(const std::string& what, int64_t expected, int64_t found) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(what, ": expected ", expected, ", found ", found));
+  return absl::InvalidArgumentError(absl::StrCat(what, ": expected ", expected, ", found ", found));
 }
 
 // Room in a message for everything but the payload.
@@ -56,8 +55,8 @@ absl::Status CheckPayload(const ExpertRows& call, const ModelConfig& config, Che
   } else if (x.dtype == tensor::v1::WIRE_DTYPE_F32) {
     checked->x_dtype = DType::kF32;
   } else {
-    return absl::InvalidArgumentError(absl::StrCat("x: expected bf16 or f32, found dtype number ",
-                                                   static_cast<int>(x.dtype)));
+    return absl::InvalidArgumentError(
+        absl::StrCat("x: expected bf16 or f32, found dtype number ", static_cast<int>(x.dtype)));
   }
   if (x.rows == 0) return absl::InvalidArgumentError("x: expected at least one row, found none");
   if (x.cols != config.hidden_size) {
@@ -127,8 +126,8 @@ absl::Status CheckExperts(const ExpertRows& call, const ModelConfig& config,
                           const HeldExperts& held, uint64_t epoch) {
   for (uint32_t expert : call.expert_ids()) {
     if (expert >= config.n_routed_experts) {
-      return absl::InvalidArgumentError(absl::StrCat("expert_ids: expected below ",
-                                                     config.n_routed_experts, ", found ", expert));
+      return absl::InvalidArgumentError(
+          absl::StrCat("expert_ids: expected below ", config.n_routed_experts, ", found ", expert));
     }
     if (held.Find(call.layer(), expert) == nullptr) {
       return absl::FailedPreconditionError(
@@ -146,8 +145,8 @@ absl::StatusOr<CheckedCall> CheckCall(const ExpertRows& call, const WorkerFacts&
   const ModelConfig& config = *facts.config;
   if (call.model_digest() != facts.model_digest) {
     return absl::FailedPreconditionError(absl::StrCat("model_digest: expected ", facts.model_digest,
-                                                      ", found \"", call.model_digest().substr(0, 64),
-                                                      "\""));
+                                                      ", found \"",
+                                                      call.model_digest().substr(0, 64), "\""));
   }
   if (call.layer() >= config.num_hidden_layers || !config.IsMoeLayer(call.layer())) {
     return absl::InvalidArgumentError(

@@ -1,4 +1,5 @@
-// What a peer sent, checked: every size, id, number and precondition of an ExpertRows message before anything is computed from it.
+// What a peer sent, checked: every size, id, number and precondition of an ExpertRows message
+// before anything is computed from it.
 #pragma once
 
 #include <cstdint>
@@ -33,12 +34,17 @@ struct CheckedCall {
 };
 
 // Errors, each one sentence with expected and found:
-//   FAILED_PRECONDITION  another model, or an expert this worker does not hold (names expert, layer and both epochs)
-//   INVALID_ARGUMENT     anything that no retry can make right
-//   RESOURCE_EXHAUSTED   an answer too large for one message
-// Epochs. A call made under another epoch is computed all the same when every expert of it is held: what an expert computes depends
-// on the model (its digest was compared) and not on the table. The answer carries this worker's epoch, so a caller learns of a newer
-// table by the way.
+//
+// FAILED_PRECONDITION: another model, or an expert this worker does not hold (names expert, layer
+// and both epochs).
+//
+// INVALID_ARGUMENT: anything that no retry can make right.
+//
+// RESOURCE_EXHAUSTED: an answer too large for one message.
+//
+// Epochs. A call made under another epoch is computed all the same when every expert of it is held:
+// what an expert computes depends on the model (its digest was compared) and not on the table. The
+// answer carries this worker's epoch, so a caller learns of a newer table by the way.
 absl::StatusOr<CheckedCall> CheckCall(const experts::v1::ExpertRows& call, const WorkerFacts& facts,
                                       std::shared_ptr<const HeldExperts> held, uint64_t epoch);
 

@@ -20,13 +20,15 @@ using experts::v1::ExpertSums;
 // An idle loop wakes this often to look whether it should end: no measurable load.
 constexpr absl::Duration kIdleWait = absl::Seconds(1);
 
-// Calls are merged up to this many rows: about where a pass is bound by arithmetic whatever is added to it.
+// Calls are merged up to this many rows: about where a pass is bound by arithmetic whatever is
+// added to it.
 constexpr int64_t kMergedRowsMax = 512;
 
 // A caller may name any deadline; an hour is as good as never.
 constexpr uint64_t kDeadlineMsMax = 3600 * 1000;
 
-// 0.1 ms to 10 s, three steps a decade: a decode pass of a small model to a prefill pass of a large one.
+// 0.1 ms to 10 s, three steps a decade: a decode pass of a small model to a prefill pass of a large
+// one.
 const std::vector<double> kSecondsEdges = {1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2,
                                            5e-2, 0.1,  0.2,  0.5,  1,    2,    5,    10};
 
@@ -109,8 +111,8 @@ void ComputeLoop::Submit(ExpertRows call, Done done) {
   if (queue_.TryPush(std::move(job))) return;
   queue_bytes_.fetch_sub(message_bytes);
   if (queue_.closed()) return Refuse(&job, absl::UnavailableError("this worker is draining"));
-  Refuse(&job, absl::ResourceExhaustedError(absl::StrCat("the queue is full: ",
-                                                         options_.queue_calls_max, " calls wait")));
+  Refuse(&job, absl::ResourceExhaustedError(
+                   absl::StrCat("the queue is full: ", options_.queue_calls_max, " calls wait")));
 }
 
 bool ComputeLoop::Drain(absl::Duration wait_max) {
@@ -173,8 +175,9 @@ std::optional<ComputeLoop::Checked> ComputeLoop::Next(absl::Duration wait_max) {
                         "deadline_ms ", job->call.deadline_ms(), " passed before the start")));
       continue;
     }
-    // The payload view points into the message, so the job must be where it stays before it is checked: a moved protobuf keeps
-    // its heap data, but only a message without an arena may be moved, which these are.
+    // The payload view points into the message, so the job must be where it stays before it is
+    // checked: a moved protobuf keeps its heap data, but only a message without an arena may be
+    // moved, which these are.
     absl::StatusOr<CheckedCall> checked =
         CheckCall(job->call, facts_, options_.store->held(), epoch_.load());
     if (checked.ok()) return Checked{std::move(*job), std::move(*checked)};
@@ -244,13 +247,13 @@ void ComputeLoop::Compute(std::deque<Checked>* batch) {
   const absl::Duration start = Now();
   const CheckedCall& shape = batch->front().call;
   const int64_t hidden = facts_.config->hidden_size;
-  FfnBatch work{.x_dtype = shape.x_dtype,
-                .activation = shape.activation,
-                .reply = shape.reply,
-                .grid_limit =
-                    kernels::GridLimit(static_cast<int>(facts_.config->num_experts_per_tok)),
-                .rows = {},
-                .pairs = {}};
+  FfnBatch work{
+      .x_dtype = shape.x_dtype,
+      .activation = shape.activation,
+      .reply = shape.reply,
+      .grid_limit = kernels::GridLimit(static_cast<int>(facts_.config->num_experts_per_tok)),
+      .rows = {},
+      .pairs = {}};
   Outputs outputs;
   outputs.sums.resize(batch->size());
   outputs.flags.resize(batch->size());

@@ -1,5 +1,5 @@
-// ComputeLoop: the one thread that computes. Calls wait in a bounded queue; those of one layer and form that wait together become one
-// pass over the weights, whichever GPU workers they came from.
+// ComputeLoop: the one thread that computes. Calls wait in a bounded queue; those of one layer and
+// form that wait together become one pass over the weights, whichever GPU workers they came from.
 #pragma once
 
 #include <atomic>
@@ -24,24 +24,25 @@ namespace tandem::cpu_worker {
 class ComputeLoop {
  public:
   struct Options {
-    const ExpertStore* store = nullptr;              // must outlive the loop
+    const ExpertStore* store = nullptr;  // must outlive the loop
     const kernels::KernelTable* table = nullptr;
-    telemetry::Metrics* metrics = nullptr;           // must outlive the loop
+    telemetry::Metrics* metrics = nullptr;  // must outlive the loop
     int threads = 1;
     size_t queue_calls_max = 256;
-    int64_t queue_bytes_max = int64_t{512} << 20;    // of messages waiting
+    int64_t queue_bytes_max = int64_t{512} << 20;  // of messages waiting
   };
   using Done = std::function<void(experts::v1::ExpertSums)>;
 
   explicit ComputeLoop(const Options& options);
   ~ComputeLoop();  // computes what is queued first
 
-  // Calls `done` exactly once, from the compute thread or before Submit returns. Errors are answers with a status_code:
-  // RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE while draining, DEADLINE_EXCEEDED without computing when deadline_ms has
-  // passed since arrival, and CheckCall's.
+  // Calls `done` exactly once, from the compute thread or before Submit returns. Errors are answers
+  // with a status_code: RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE while draining,
+  // DEADLINE_EXCEEDED without computing when deadline_ms has passed since arrival, and CheckCall's.
   void Submit(experts::v1::ExpertRows call, Done done);
 
-  // From now on Submit answers UNAVAILABLE. Returns when the queue is empty, or false when `wait_max` is over.
+  // From now on Submit answers UNAVAILABLE. Returns when the queue is empty, or false when
+  // `wait_max` is over.
   bool Drain(absl::Duration wait_max);
 
   // The epoch of the table whose experts are loaded; reported with every answer.
@@ -80,7 +81,8 @@ class ComputeLoop {
   ExpertFfn ffn_;
   std::unique_ptr<Instruments> instruments_;
   base::BoundedQueue<Job> queue_;
-  std::optional<Checked> held_back_;  // taken from the queue, not mergeable with the batch before; compute thread only
+  std::optional<Checked>
+      held_back_;  // taken from the queue, not mergeable with the batch before; compute thread only
   std::atomic<int64_t> queue_bytes_{0};
   std::atomic<int64_t> calls_waiting_{0};  // submitted and not answered
   std::atomic<uint64_t> calls_total_{0};

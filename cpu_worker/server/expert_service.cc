@@ -16,7 +16,8 @@ namespace {
 using experts::v1::ExpertRows;
 using experts::v1::ExpertSums;
 
-// Answers a peer may leave unread. A GPU worker has a handful of calls in flight; a peer with this many is not reading.
+// Answers a peer may leave unread. A GPU worker has a handful of calls in flight; a peer with this
+// many is not reading.
 constexpr size_t kUnreadAnswersMax = 1024;
 
 // One stream. It lives until gRPC is done with it and no answer is under way.
@@ -87,8 +88,8 @@ class Stream final : public grpc::ServerBidiReactor<ExpertRows, ExpertSums> {
 
   void OnDone() override { const std::shared_ptr<Stream> last_use = std::move(self_); }
 
-  // Ends the stream once: when the peer has sent everything and has every answer, or when it is gone. The front of `answers_` is
-  // being written, so nothing may be left there.
+  // Ends the stream once: when the peer has sent everything and has every answer, or when it is
+  // gone. The front of `answers_` is being written, so nothing may be left there.
   void FinishWhenDone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (finished_ || reading_ || !answers_.empty()) return;
     if (computing_ > 0 && !broken_) return;
@@ -133,8 +134,8 @@ class ExpertService final : public experts::v1::Experts::CallbackService {
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeExpertService(const ServiceOptions& options) {
-  return std::make_unique<ExpertService>(options);
+std::shared_ptr<grpc::Service> MakeExpertService(const ServiceOptions& options) {
+  return std::make_shared<ExpertService>(options);
 }
 
 }  // namespace tandem::cpu_worker

@@ -1,5 +1,5 @@
-// ExpertService: the gRPC face of the compute loop. One long-lived stream per GPU worker; answers go back in the order they are
-// ready.
+// ExpertService: the gRPC face of the compute loop. One long-lived stream per GPU worker; answers
+// go back in the order they are ready.
 #pragma once
 
 #include <functional>
@@ -21,7 +21,8 @@ struct ServiceOptions {
   std::function<experts::v1::DescribeResponse()> describe;
 };
 
-// A stream that breaks, sends nonsense or does not read its answers ends alone; others go on.
-std::unique_ptr<grpc::Service> MakeExpertService(const ServiceOptions& options);
+// Shared only so that owners need not know gRPC's type. A stream that breaks, sends nonsense or
+// does not read its answers ends alone; others go on.
+std::shared_ptr<grpc::Service> MakeExpertService(const ServiceOptions& options);
 
 }  // namespace tandem::cpu_worker

@@ -139,7 +139,7 @@ class ServiceTest : public testing::Test {
   telemetry::Metrics metrics_;
   std::unique_ptr<ExpertStore> store_;
   std::unique_ptr<ComputeLoop> loop_;
-  std::unique_ptr<grpc::Service> service_;
+  std::shared_ptr<grpc::Service> service_;
   std::unique_ptr<rpc::GrpcServer> server_;
 };
 
@@ -201,73 +201,89 @@ TEST_F(ServiceTest, ConcurrentCallsAreMergedWithoutMixing) {
   EXPECT_NE(metrics_.Text().find("tandem_expert_passes_total"), std::string::npos);
 }
 
-TEST_F(ServiceTest, EveryHostileFieldIsRefusedByName) {
-  struct Case {
-    const char* name;
-    std::function<void(ExpertRows*)> spoil;
-    absl::StatusCode code;
-    const char* in_message;
-  };
-  const auto invalid = absl::StatusCode::kInvalidArgument;
-  const auto precondition = absl::StatusCode::kFailedPrecondition;
-  const float not_a_number = std::numeric_limits<float>::quiet_NaN();
-  const std::vector<Case> cases = {
-      {"digest", [](ExpertRows* c) { c->set_model_digest("beef"); }, precondition, "model_digest"},
-      {"no digest", [](ExpertRows* c) { c->clear_model_digest(); }, precondition, "model_digest"},
-      {"dense layer", [](ExpertRows* c) { c->set_layer(0); }, invalid, "layer"},
-      {"layer", [](ExpertRows* c) { c->set_layer(4000000000u); }, invalid, "layer"},
-      {"reply form", [](ExpertRows* c) { c->clear_reply_form(); }, invalid, "reply_form"},
+struct HostileCase {
+  const char* name;
+  std::function<void(ExpertRows*)> spoil;
+  absl::StatusCode code;
+  const char* in_message;
+};
+
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr auto kPrecondition = absl::StatusCode::kFailedPrecondition;
+
+// Spoilt preconditions, forms and payloads.
+std::vector<HostileCase> HostileHeads() {
+  return {
+      {"digest", [](ExpertRows* c) { c->set_model_digest("beef"); }, kPrecondition, "model_digest"},
+      {"no digest", [](ExpertRows* c) { c->clear_model_digest(); }, kPrecondition, "model_digest"},
+      {"dense layer", [](ExpertRows* c) { c->set_layer(0); }, kInvalid, "layer"},
+      {"layer", [](ExpertRows* c) { c->set_layer(4000000000u); }, kInvalid, "layer"},
+      {"reply form", [](ExpertRows* c) { c->clear_reply_form(); }, kInvalid, "reply_form"},
       {"reply form number",
-       [](ExpertRows* c) { c->set_reply_form(static_cast<experts::v1::ReplyForm>(77)); }, invalid,
+       [](ExpertRows* c) { c->set_reply_form(static_cast<experts::v1::ReplyForm>(77)); }, kInvalid,
        "reply_form"},
-      {"activation form", [](ExpertRows* c) { c->clear_activation_form(); }, invalid,
+      {"activation form", [](ExpertRows* c) { c->clear_activation_form(); }, kInvalid,
        "activation_form"},
-      {"no x", [](ExpertRows* c) { c->clear_x(); }, invalid, ""},
+      {"no x", [](ExpertRows* c) { c->clear_x(); }, kInvalid, ""},
       {"i32 x",
        [](ExpertRows* c) {
          c->mutable_x()->set_dtype(tensor::v1::WIRE_DTYPE_I32);
          c->mutable_x()->mutable_data()->resize(2 * kTestHidden * 4);
        },
-       invalid, "bf16 or f32"},
-      {"short x", [](ExpertRows* c) { c->mutable_x()->mutable_data()->pop_back(); }, invalid, ""},
-      {"huge rows", [](ExpertRows* c) { c->mutable_x()->set_rows(0xffffffffu); }, invalid, ""},
+       kInvalid, "bf16 or f32"},
+      {"short x", [](ExpertRows* c) { c->mutable_x()->mutable_data()->pop_back(); }, kInvalid, ""},
+      {"huge rows", [](ExpertRows* c) { c->mutable_x()->set_rows(0xffffffffu); }, kInvalid, ""},
       {"zero rows",
        [](ExpertRows* c) {
          c->mutable_x()->set_rows(0);
          c->mutable_x()->clear_data();
        },
-       invalid, ""},
+       kInvalid, ""},
       {"narrow x",
        [](ExpertRows* c) {
          c->mutable_x()->set_cols(kTestHidden / 2);
          c->mutable_x()->mutable_data()->resize(2 * kTestHidden);
        },
-       invalid, "hidden size"},
-      {"counts", [](ExpertRows* c) { c->add_experts_per_row(1); }, invalid, "experts_per_row"},
-      {"huge count", [](ExpertRows* c) { c->set_experts_per_row(0, 0xffffffffu); }, invalid,
+       kInvalid, "hidden size"},
+  };
+}
+
+// Spoilt lists and numbers.
+std::vector<HostileCase> HostileLists() {
+  const float not_a_number = std::numeric_limits<float>::quiet_NaN();
+  return {
+      {"counts", [](ExpertRows* c) { c->add_experts_per_row(1); }, kInvalid, "experts_per_row"},
+      {"huge count", [](ExpertRows* c) { c->set_experts_per_row(0, 0xffffffffu); }, kInvalid,
        "experts_per_row"},
-      {"sum of counts", [](ExpertRows* c) { c->set_experts_per_row(0, 1); }, invalid, "expert_ids"},
-      {"ids", [](ExpertRows* c) { c->mutable_expert_ids()->RemoveLast(); }, invalid, "expert_ids"},
-      {"weights", [](ExpertRows* c) { c->add_expert_weights(1.0f); }, invalid, "expert_weights"},
-      {"grid", [](ExpertRows* c) { c->clear_grid_exponents(); }, invalid, "grid_exponents"},
+      {"sum of counts", [](ExpertRows* c) { c->set_experts_per_row(0, 1); }, kInvalid,
+       "expert_ids"},
+      {"ids", [](ExpertRows* c) { c->mutable_expert_ids()->RemoveLast(); }, kInvalid, "expert_ids"},
+      {"weights", [](ExpertRows* c) { c->add_expert_weights(1.0f); }, kInvalid, "expert_weights"},
+      {"grid", [](ExpertRows* c) { c->clear_grid_exponents(); }, kInvalid, "grid_exponents"},
       {"grid with per-expert form",
-       [](ExpertRows* c) { c->set_reply_form(experts::v1::REPLY_FORM_PER_EXPERT_F32); }, invalid,
+       [](ExpertRows* c) { c->set_reply_form(experts::v1::REPLY_FORM_PER_EXPERT_F32); }, kInvalid,
        "grid_exponents"},
-      {"grid range", [](ExpertRows* c) { c->set_grid_exponents(0, -2000000000); }, invalid,
+      {"grid range", [](ExpertRows* c) { c->set_grid_exponents(0, -2000000000); }, kInvalid,
        "grid_exponents"},
-      {"nan weight", [&](ExpertRows* c) { c->set_expert_weights(1, not_a_number); }, invalid,
-       "expert_weights"},
-      {"id range", [](ExpertRows* c) { c->set_expert_ids(0, 4000000000u); }, invalid, "expert_ids"},
+      {"nan weight", [not_a_number](ExpertRows* c) { c->set_expert_weights(1, not_a_number); },
+       kInvalid, "expert_weights"},
+      {"id range", [](ExpertRows* c) { c->set_expert_ids(0, 4000000000u); }, kInvalid,
+       "expert_ids"},
       {"not held",
        [](ExpertRows* c) {
          c->set_expert_ids(0, 7);
          c->set_epoch(3);
        },
-       precondition, "does not hold expert 7 of layer 1 under epoch 3"},
-      {"no time", [](ExpertRows* c) { c->set_deadline_ms(0); },
-       absl::StatusCode::kDeadlineExceeded, "deadline_ms"},
+       kPrecondition, "does not hold expert 7 of layer 1 under epoch 3"},
+      {"no time", [](ExpertRows* c) { c->set_deadline_ms(0); }, absl::StatusCode::kDeadlineExceeded,
+       "deadline_ms"},
   };
-  for (const Case& one : cases) {
+}
+
+TEST_F(ServiceTest, EveryHostileFieldIsRefusedByName) {
+  std::vector<HostileCase> cases = HostileHeads();
+  for (const HostileCase& one : HostileLists()) cases.push_back(one);
+  for (const HostileCase& one : cases) {
     ExpertRows call = GoodCall(2);
     one.spoil(&call);
     const ExpertSums answer = Submit(std::move(call));
@@ -281,7 +297,8 @@ TEST_F(ServiceTest, EveryHostileFieldIsRefusedByName) {
   EXPECT_EQ(Submit(GoodCall(1)).status_code(), 0u) << "the worker no longer answers good calls";
 }
 
-// An older epoch is served while the experts are held, and the answer says which epoch the worker has.
+// An older epoch is served while the experts are held, and the answer says which epoch the worker
+// has.
 TEST_F(ServiceTest, OldEpochIsServedAndTheNewOneReported) {
   ExpertRows call = GoodCall(1);
   call.set_epoch(kEpoch - 3);
@@ -327,7 +344,8 @@ TEST_F(ServiceTest, QueueIsBoundedInBytes) {
   EXPECT_EQ(answer.status_code(), static_cast<uint32_t>(absl::StatusCode::kResourceExhausted));
 }
 
-// Peers that go away in the middle, send garbage or never read: the worker goes on answering others.
+// Peers that go away in the middle, send garbage or never read: the worker goes on answering
+// others.
 TEST_F(ServiceTest, BrokenStreamsHarmNobody) {
   const auto stub = MakeStub();
   for (int i = 0; i < 20; ++i) {

@@ -22,9 +22,9 @@ absl::StatusOr<std::optional<std::set<ExpertKey>>> ShareOf(
     for (int expert = 0; expert < layer.experts_size(); ++expert) {
       for (uint32_t worker : layer.experts(expert).workers()) {
         if (worker >= static_cast<uint32_t>(placement.workers_size())) {
-          return absl::InvalidArgumentError(
-              absl::StrCat("placement epoch ", placement.epoch(), " names worker ", worker, " of ",
-                           placement.workers_size()));
+          return absl::InvalidArgumentError(absl::StrCat("placement epoch ", placement.epoch(),
+                                                         " names worker ", worker, " of ",
+                                                         placement.workers_size()));
         }
         if (worker == *own) share.insert({layer.layer(), static_cast<uint32_t>(expert)});
       }

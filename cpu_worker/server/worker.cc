@@ -1,7 +1,5 @@
 #include "cpu_worker/server/worker.h"
 
-#include <grpcpp/impl/service_type.h>
-
 #include <algorithm>
 #include <atomic>
 #include <set>
@@ -33,14 +31,15 @@ namespace {
 using membership::v1::Placement;
 using membership::v1::WorkerState;
 
-// Callers move away when they see the next placement table, within a heartbeat or two. A worker that has heard nothing for this
-// long while draining is no longer used.
+// Callers move away when they see the next placement table, within a heartbeat or two. A worker
+// that has heard nothing for this long while draining is no longer used.
 constexpr absl::Duration kQuietBeforeEnd = absl::Milliseconds(500);
 
 // The coordinator balances on load; changes smaller than this are not worth a message.
 constexpr int kLoadStepPercent = 5;
 
-// What others are told: `advertise` with the real port where it names none, or the listening address.
+// What others are told: `advertise` with the real port where it names none, or the listening
+// address.
 absl::StatusOr<std::string> AdvertisedAddress(const std::string& advertise,
                                               const std::string& listening, int port) {
   if (!advertise.empty()) {
@@ -88,7 +87,7 @@ class WorkerImpl final : public Worker {
   telemetry::Metrics metrics_;
   std::unique_ptr<ExpertStore> store_;
   std::unique_ptr<ComputeLoop> loop_;
-  std::unique_ptr<grpc::Service> service_;
+  std::shared_ptr<grpc::Service> service_;
   std::unique_ptr<rpc::GrpcServer> server_;
   std::unique_ptr<rpc::AdminServer> admin_;
   std::string address_;
@@ -222,8 +221,8 @@ void WorkerImpl::Load(const Placement& placement) {
   }
   if (stopping_.load()) return;
   if (!status.ok()) {
-    base::LogError("placement_not_loaded", {{"epoch", placement.epoch()},
-                                            {"error", std::string(status.message())}});
+    base::LogError("placement_not_loaded",
+                   {{"epoch", placement.epoch()}, {"error", std::string(status.message())}});
     absl::MutexLock lock(&mutex_);
     ready_ = status;
     return;
@@ -234,8 +233,7 @@ void WorkerImpl::Load(const Placement& placement) {
                 {{"epoch", placement.epoch()},
                  {"experts", held->keys().size()},
                  {"bytes", held->weight_bytes()},
-                 {"seconds",
-                  absl::ToDoubleSeconds(base::RealClock().Monotonic() - start)}});
+                 {"seconds", absl::ToDoubleSeconds(base::RealClock().Monotonic() - start)}});
   {
     absl::MutexLock lock(&mutex_);
     if (state_ == membership::v1::WORKER_STATE_DRAINING) return;
@@ -281,7 +279,8 @@ void WorkerImpl::Tick() {
       .Set(static_cast<double>(held->weight_bytes()));
   metrics_.Gauge("tandem_experts_held", "Experts held, over all layers.")
       .Set(static_cast<double>(held->keys().size()));
-  metrics_.Gauge("tandem_expert_load_fraction", "Share of the running load of experts that is done.")
+  metrics_
+      .Gauge("tandem_expert_load_fraction", "Share of the running load of experts that is done.")
       .Set(store_->load_fraction());
   const int load = LoadPercent();
   metrics_.Gauge("tandem_expert_busy_fraction", "Share of recent time spent computing.")

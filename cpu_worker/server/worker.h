@@ -1,5 +1,5 @@
-// Worker: one expert worker from start to end. Opens the model, serves calls, registers with the coordinator, loads what the
-// placement table gives it, and drains when told to stop.
+// Worker: one expert worker from start to end. Opens the model, serves calls, registers with the
+// coordinator, loads what the placement table gives it, and drains when told to stop.
 #pragma once
 
 #include <memory>
@@ -14,19 +14,20 @@ namespace tandem::cpu_worker {
 struct WorkerOptions {
   std::string model_path;
   LoadOptions load;
-  std::string coordinator;                 // host:port
+  std::string coordinator;  // host:port
   std::string listen = "127.0.0.1:0";
-  std::string advertise;                   // host or host:port others reach this worker at; empty: the listening address
+  std::string
+      advertise;  // host or host:port others reach this worker at; empty: the listening address
   std::string admin_listen = "127.0.0.1:0";
-  std::string name;                        // worker id; made up by the member agent when empty
+  std::string name;  // worker id; made up by the member agent when empty
   int threads = 1;
-  int64_t memory_bytes_max = 0;            // of experts; 0 is unlimited
+  int64_t memory_bytes_max = 0;  // of experts; 0 is unlimited
 };
 
 class Worker {
  public:
-  // Opens the model and both ports and starts to register; experts are loaded later, when the placement names them. Errors are what
-  // keeps a worker from starting, one sentence each.
+  // Opens the model and both ports and starts to register; experts are loaded later, when the
+  // placement names them. Errors are what keeps a worker from starting, one sentence each.
   static absl::StatusOr<std::unique_ptr<Worker>> Start(const WorkerOptions& options);
   virtual ~Worker() = default;
 
@@ -37,7 +38,8 @@ class Worker {
   virtual absl::Status Ready() const = 0;
   // Reports the load to the coordinator and brings gauges up to date; call every few seconds.
   virtual void Tick() = 0;
-  // DRAINING: goes on answering until callers have moved away or `grace` is over, finishes the queue, leaves the cluster. Call once.
+  // DRAINING: goes on answering until callers have moved away or `grace` is over, finishes the
+  // queue, leaves the cluster. Call once.
   virtual void Drain(absl::Duration grace) = 0;
 };
 

@@ -1,5 +1,5 @@
-// The program itself against a coordinator of the test's own: start, placement, answers, memory, idleness, drain, and how it refuses
-// to start.
+// The program itself against a coordinator of the test's own: start, placement, answers, memory,
+// idleness, drain, and how it refuses to start.
 #include <fcntl.h>
 #include <grpcpp/grpcpp.h>
 #include <signal.h>
@@ -122,7 +122,8 @@ class Process {
     const std::string program =
         std::string(build == nullptr ? "." : build) + "/bin/tandem-cpu-worker";
     arguments.insert(arguments.begin(), program);
-    // All memory is allocated before the fork: another thread may hold the allocator's lock at that moment.
+    // All memory is allocated before the fork: another thread may hold the allocator's lock at that
+    // moment.
     std::vector<char*> argv;
     for (std::string& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);
@@ -244,9 +245,9 @@ TEST(WorkerProcess, LivesFromPlacementToDrain) {
   TestCoordinator coordinator;
   auto server = rpc::GrpcServer::Start("127.0.0.1:0", {&coordinator});
   ASSERT_TRUE(server.ok()) << server.status();
-  Process process({"--model", path, "--coordinator", (*server)->address(), "--threads", "2",
-                   "--name", "cpu-0"},
-                  folder.path() + "/stderr");
+  Process process(
+      {"--model", path, "--coordinator", (*server)->address(), "--threads", "2", "--name", "cpu-0"},
+      folder.path() + "/stderr");
   ASSERT_TRUE(coordinator.WaitReady(1)) << process.Stderr();
   std::string address, digest;
   int64_t expert_bytes = 0;
@@ -275,7 +276,8 @@ TEST(WorkerProcess, LivesFromPlacementToDrain) {
   absl::SleepFor(absl::Seconds(5));
   EXPECT_LE(process.CpuSeconds() - before, 0.05);
 
-  // A smaller share: what is gone is refused, what stays is answered with the same bits and the new epoch.
+  // A smaller share: what is gone is refused, what stays is answered with the same bits and the new
+  // epoch.
   {
     absl::MutexLock lock(&coordinator.mutex_);
     coordinator.PlaceFirst(10);

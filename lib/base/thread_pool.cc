@@ -13,13 +13,15 @@
 namespace tandem::base {
 namespace {
 
-// A loop of one expert layer takes tens of microseconds and waking a sleeping thread about a hundred, so a thread waits
-// awake for the length of one such wake-up and then sleeps: no more can be lost by spinning than by sleeping at once.
+// A loop of one expert layer takes tens of microseconds and waking a sleeping thread about a
+// hundred, so a thread waits awake for the length of one such wake-up and then sleeps: no more can
+// be lost by spinning than by sleeping at once.
 constexpr auto kSpinMax = absl::Microseconds(100);
 // Clock reads cost some 30 ns, a pause 10 to 40 ns: look at the clock every few pauses only.
 constexpr int kPausesPerClockRead = 16;
 
-// Chunks a thread gets on average; more than one, so that a thread that was interrupted does not hold up the others.
+// Chunks a thread gets on average; more than one, so that a thread that was interrupted does not
+// hold up the others.
 constexpr int64_t kChunksPerThread = 4;
 
 void Pause() {
@@ -43,7 +45,8 @@ bool SpinUntil(const Done& done) {
   return done();
 }
 
-// True inside a loop body: a nested loop runs on its own thread, since the pool is busy with the outer one.
+// True inside a loop body: a nested loop runs on its own thread, since the pool is busy with the
+// outer one.
 thread_local bool inside_loop = false;
 
 }  // namespace
@@ -66,7 +69,7 @@ struct ThreadPool::Impl {
   bool open = false;                // threads may still enter the current loop
   bool stopping = false;
   std::atomic<uint64_t> generation{0};  // of the newest loop; changes under `mutex`
-  std::atomic<int> active{0};           // threads inside the loop but the caller; changes under `mutex`
+  std::atomic<int> active{0};  // threads inside the loop but the caller; changes under `mutex`
 
   void RunChunks() {
     inside_loop = true;

@@ -2,8 +2,8 @@
 
 #include "lib/kernels/kernel_table.h"
 
-// The polynomial, its degree (7) and its error (within 2 units in the last place of the true value, checked by the test) are
-// described in body/activation.inl.
+// The polynomial, its degree (7) and its error (within 2 units in the last place of the true value,
+// checked by the test) are described in body/activation.inl.
 
 namespace tandem::kernels {
 

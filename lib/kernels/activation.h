@@ -1,13 +1,13 @@
-// Pointwise functions with one definition for every instruction set: the same polynomial for exp everywhere, so that answers do
-// not depend on a libm or a vector width.
+// Pointwise functions with one definition for every instruction set: the same polynomial for exp
+// everywhere, so that answers do not depend on a libm or a vector width.
 #pragma once
 
 #include <cstdint>
 
 namespace tandem::kernels {
 
-// exp(x) in f32: range reduction by ln 2 and one polynomial (its degree and error are stated in activation.cc). Inputs above
-// 88.7 give infinity, below -87.3 zero.
+// exp(x) in f32: range reduction by ln 2 and one polynomial (its degree and error are stated in
+// activation.cc). Inputs above 88.7 give infinity, below -87.3 zero.
 float Exp(float x);
 
 // out[i] = exp(x[i] - shift); bit-equal to Exp of each element.

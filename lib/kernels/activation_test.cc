@@ -12,7 +12,8 @@
 namespace tandem::kernels {
 namespace {
 
-// Every 1021st f32 bit pattern: 4.2 million values of all magnitudes, both signs, NaNs and infinities among them.
+// Every 1021st f32 bit pattern: 4.2 million values of all magnitudes, both signs, NaNs and
+// infinities among them.
 std::vector<float> SampledFloats() {
   std::vector<float> values;
   for (uint64_t bits = 0; bits < (uint64_t{1} << 32); bits += 1021) {

@@ -17,7 +17,8 @@ TEST(ExpertGrid, NoSumOfTopKTermsOverflows) {
     EXPECT_LE(static_cast<int64_t>(GridLimit(top_k)) * top_k, std::numeric_limits<int32_t>::max());
     if (top_k > 15) {
       EXPECT_GT(2 * static_cast<int64_t>(GridLimit(top_k)) * top_k,
-                std::numeric_limits<int32_t>::max()) << "a finer grid would have fitted";
+                std::numeric_limits<int32_t>::max())
+          << "a finer grid would have fitted";
     }
   }
   EXPECT_EQ(GridLimit(8), 1 << 27);

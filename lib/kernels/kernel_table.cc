@@ -11,7 +11,8 @@
 namespace tandem::kernels {
 namespace {
 
-// `table` may be called on a processor that supports it only: even filling it in may use wide registers.
+// `table` may be called on a processor that supports it only: even filling it in may use wide
+// registers.
 struct Candidate {
   const char* isa;
   const KernelTable* (*table)();
@@ -30,8 +31,7 @@ std::vector<Candidate> Candidates() {
                       __builtin_cpu_supports("avx512vl");
   all.push_back({"avx2", &Avx2Table, avx2});
   all.push_back({"avx512", &Avx512Table, avx512});
-  all.push_back({"avx512_vnni", &Avx512VnniTable,
-                 avx512 && __builtin_cpu_supports("avx512vnni")});
+  all.push_back({"avx512_vnni", &Avx512VnniTable, avx512 && __builtin_cpu_supports("avx512vnni")});
 #endif
   return all;
 }
@@ -65,8 +65,8 @@ absl::StatusOr<const KernelTable*> FindTable(std::string_view isa) {
     }
     absl::StrAppend(&known, known.empty() ? "" : ", ", candidate.isa);
   }
-  return absl::InvalidArgumentError(absl::StrCat("unknown instruction set \"", std::string(isa),
-                                                 "\", expected one of: ", known));
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown instruction set \"", std::string(isa), "\", expected one of: ", known));
 }
 
 absl::Status CheckIsa() {

@@ -1,5 +1,6 @@
-// KernelTable: one set of function pointers per instruction set, chosen once per process. All tables compute the same bits, so the
-// choice is about speed only; tests run every table the machine supports.
+// KernelTable: one set of function pointers per instruction set, chosen once per process. All
+// tables compute the same bits, so the choice is about speed only; tests run every table the
+// machine supports.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +14,12 @@
 
 namespace tandem::kernels {
 
-// Rows of x that a float linear kernel widens at a time; no instruction set has a larger register tile.
+// Rows of x that a float linear kernel widens at a time; no instruction set has a larger register
+// tile.
 inline constexpr int kLinearTileRowsMax = 6;
 
-// Unpacks one row of `cols` weights (a multiple of the format's block) at an even address `src`. Only the first `cols` values are
-// written: UnpackWeights in weights.h pads.
+// Unpacks one row of `cols` weights (a multiple of the format's block) at an even address `src`.
+// Only the first `cols` values are written: UnpackWeights in weights.h pads.
 using UnpackRow = void (*)(const std::byte* src, int64_t cols, const UnpackedRow& out);
 
 struct KernelTable {
@@ -34,7 +36,8 @@ struct KernelTable {
 
   // Quantized weights; null for the float formats. See quant.h.
   UnpackRow unpack[static_cast<int>(DType::kCount)] = {};
-  // x [n] f32, n a multiple of 32; pads `out` with zeros. A block holding a value that is not finite gets the scale NaN.
+  // x [n] f32, n a multiple of 32; pads `out` with zeros. A block holding a value that is not
+  // finite gets the scale NaN.
   void (*quantize_row)(const float* x, int64_t n, const QuantRow& out) = nullptr;
   void (*quant_dot)(const QuantDotArgs& args) = nullptr;
   // out [cols] f32, bit-equal to DequantizeRow of lib/tensor/codec.h.
@@ -51,12 +54,13 @@ struct KernelTable {
 // Tables this machine can run, slowest ("scalar") first.
 std::span<const KernelTable* const> SupportedTables();
 
-// The table named `isa`, or the fastest when `isa` is empty. INVALID_ARGUMENT names the known ones, FAILED_PRECONDITION says that
-// this processor lacks it.
+// The table named `isa`, or the fastest when `isa` is empty. INVALID_ARGUMENT names the known ones,
+// FAILED_PRECONDITION says that this processor lacks it.
 absl::StatusOr<const KernelTable*> FindTable(std::string_view isa);
 
-// The process's table: that of the environment variable TANDEM_ISA, or the fastest. A wrong TANDEM_ISA ends the process with one
-// sentence and exit code 2 (programs call CheckIsa first to say it their way).
+// The process's table: that of the environment variable TANDEM_ISA, or the fastest. A wrong
+// TANDEM_ISA ends the process with one sentence and exit code 2 (programs call CheckIsa first to
+// say it their way).
 const KernelTable& ActiveTable();
 
 // OK when TANDEM_ISA is unset or names a supported table.

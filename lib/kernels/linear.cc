@@ -17,9 +17,7 @@ float* TileScratch(int64_t cols) {
 
 }  // namespace
 
-void LinearBf16(const LinearArgs& args) {
-  ActiveTable().linear_bf16(args, TileScratch(args.cols));
-}
+void LinearBf16(const LinearArgs& args) { ActiveTable().linear_bf16(args, TileScratch(args.cols)); }
 
 void LinearF32(const LinearArgs& args) { ActiveTable().linear_f32(args, nullptr); }
 

@@ -103,7 +103,8 @@ TEST(Linear, IsCloseToDoubleWithinTheSummationBound) {
           sum += term;
           magnitude += std::abs(term);
         }
-        // A lane adds cols / 16 terms, the tree 4 more: each rounds by at most 2^-24 of the running magnitude.
+        // A lane adds cols / 16 terms, the tree 4 more: each rounds by at most 2^-24 of the running
+        // magnitude.
         const double bound = (p.cols / 16.0 + 4) * std::exp2(-24) * magnitude;
         EXPECT_NEAR(y[r * p.n + j], sum, bound) << table->isa;
       }
@@ -111,7 +112,8 @@ TEST(Linear, IsCloseToDoubleWithinTheSummationBound) {
   }
 }
 
-// One row's bits must not depend on how many rows go with it, on the range of outputs or on the threads.
+// One row's bits must not depend on how many rows go with it, on the range of outputs or on the
+// threads.
 TEST(Linear, RowBitsDoNotDependOnRowsRangesOrThreads) {
   for (const KernelTable* table : SupportedTables()) {
     const bool scalar = std::string(table->isa) == "scalar";

@@ -29,7 +29,9 @@ std::vector<DType> QuantizedTypes() {
 // Owns the arrays of rows of unpacked weights or quantized activations.
 struct Rows {
   Rows(int64_t rows, int64_t cols)
-      : padded(PaddedCodes(cols)), codes(rows * padded, 99), scales(rows * padded / 16, NAN),
+      : padded(PaddedCodes(cols)),
+        codes(rows * padded, 99),
+        scales(rows * padded / 16, NAN),
         extra(rows * padded / 16, NAN) {
     for (int64_t r = 0; r < rows; ++r) {
       float* s = scales.data() + r * padded / 16;
@@ -66,7 +68,8 @@ TEST(Quant, EveryFormatOfTheProjectHasAKernel) {
   EXPECT_EQ(CheckWeightType(DType::kBF16, 100).code(), absl::StatusCode::kInvalidArgument);
 }
 
-// Each code byte in turn, then random codes: the unpacked form must give the codec's values bit for bit.
+// Each code byte in turn, then random codes: the unpacked form must give the codec's values bit for
+// bit.
 TEST(Quant, UnpackedValuesEqualTheCodec) {
   std::mt19937_64 random(1);
   for (DType type : QuantizedTypes()) {
@@ -117,7 +120,8 @@ TEST(Quant, ActivationsAreWithinHalfAStepAndAgreeBetweenTables) {
       for (int64_t k = 0; k < n; ++k) {
         const float scale = want.scales[k / 32];
         const double error = std::abs(x[k] - static_cast<double>(scale) * want.codes[k]);
-        // Half a step, and the roundings of scale, its inverse and their product: 2^-22 of 127 steps.
+        // Half a step, and the roundings of scale, its inverse and their product: 2^-22 of 127
+        // steps.
         const double bound = scale * (0.5 + 127 * std::exp2(-22));
         ASSERT_LE(error, scale == 0.0f ? std::exp2(-110) : bound) << "kind " << kind;
         ASSERT_GE(want.codes[k], -127);
@@ -199,8 +203,8 @@ std::vector<float> RunDot(const KernelTable& table, const DotCase& c, Rows* x) {
   return y;
 }
 
-// One output against double arithmetic on the codec's weights. Two bounds: with the quantized activations only f32 roundings are
-// left; with the true ones also half a step of each activation.
+// One output against double arithmetic on the codec's weights. Two bounds: with the quantized
+// activations only f32 roundings are left; with the true ones also half a step of each activation.
 void CheckOutput(const DotCase& c, const Rows& x, int64_t r, int64_t o, float got) {
   double quantized = 0, exact = 0, magnitude = 0, step_error = 0;
   const float* scales = x.activations[r].scales;
@@ -213,8 +217,9 @@ void CheckOutput(const DotCase& c, const Rows& x, int64_t r, int64_t o, float go
     step_error += std::abs(w) * (step == 0.0 ? std::exp2(-110) : step * 0.5001);
     magnitude += std::abs(a) * c.w_magnitude[o * c.cols + k];
   }
-  // Roundings of at most 2^-24 of the magnitude each: the products of scales and the sums of 16 activations (2), one addition per 64
-  // values and one per 256 for the minima in a lane, 4 in the tree, 1 more in the codec's own value of scale * code - min.
+  // Roundings of at most 2^-24 of the magnitude each: the products of scales and the sums of 16
+  // activations (2), one addition per 64 values and one per 256 for the minima in a lane, 4 in the
+  // tree, 1 more in the codec's own value of scale * code - min.
   const double bound = (c.cols / 64.0 + c.cols / 256.0 + 8) * std::exp2(-24) * magnitude + 1e-37;
   ASSERT_NEAR(got, quantized, bound) << NameOf(c.type) << " row " << r << " output " << o;
   ASSERT_NEAR(got, exact, bound + step_error) << NameOf(c.type) << " row " << r << " output " << o;
@@ -285,9 +290,9 @@ TEST(Quant, GridAddIsGridEncodeOnEveryTable) {
       }
       for (const KernelTable* table : SupportedTables()) {
         std::vector<int32_t> sums(y.size(), 5);
-        const bool inside = table->grid_add({y.data(), static_cast<int64_t>(y.size()), weight,
-                                             GridStep(-s), static_cast<float>(GridLimit(8)),
-                                             sums.data()});
+        const bool inside =
+            table->grid_add({y.data(), static_cast<int64_t>(y.size()), weight, GridStep(-s),
+                             static_cast<float>(GridLimit(8)), sums.data()});
         EXPECT_EQ(inside, all_inside) << table->isa;
         EXPECT_EQ(sums, want) << table->isa;
       }

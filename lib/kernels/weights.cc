@@ -12,20 +12,18 @@ bool HasMins(DType type) {
          type == DType::kQ4_K || type == DType::kQ5_K;
 }
 
-bool IsIntegerForm(DType type) {
-  return ActiveTable().unpack[static_cast<int>(type)] != nullptr;
-}
+bool IsIntegerForm(DType type) { return ActiveTable().unpack[static_cast<int>(type)] != nullptr; }
 
 absl::Status CheckWeightType(DType type, int64_t cols) {
-  const bool is_float = type == DType::kF32 || type == DType::kF16 || type == DType::kBF16 ||
-                        type == DType::kF8E4M3;
+  const bool is_float =
+      type == DType::kF32 || type == DType::kF16 || type == DType::kBF16 || type == DType::kF8E4M3;
   if (!is_float && !IsIntegerForm(type)) {
     return absl::UnimplementedError(absl::StrCat("no kernel for weights of type ", NameOf(type)));
   }
   if (cols <= 0 || cols % kActivationBlock != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("weights of type ", NameOf(type), " need a row length that is a multiple of ",
-                     kActivationBlock, ", found ", cols));
+    return absl::InvalidArgumentError(absl::StrCat("weights of type ", NameOf(type),
+                                                   " need a row length that is a multiple of ",
+                                                   kActivationBlock, ", found ", cols));
   }
   return absl::OkStatus();
 }

@@ -1,10 +1,12 @@
-// exp and what is made of it, one polynomial for all instruction sets. Included inside an instruction set's namespace after
-// its lanes.
+// exp and what is made of it, one polynomial for all instruction sets. Included inside an
+// instruction set's namespace after its lanes.
 
-// exp(x) = 2^n exp(r), n = round(x / ln 2), r = x - n ln 2 in two steps, |r| <= ln 2 / 2. The polynomial is the Taylor series to
-// r^7: the first term left out is below 0.3466^8 / 8! = 5.2e-9, a twelfth of a unit in the last place of an f32 near 1.
+// exp(x) = 2^n exp(r), n = round(x / ln 2), r = x - n ln 2 in two steps, |r| <= ln 2 / 2. The
+// polynomial is the Taylor series to r^7: the first term left out is below 0.3466^8 / 8! = 5.2e-9,
+// a twelfth of a unit in the last place of an f32 near 1.
 TANDEM_LANE F32x16 ExpLanes(const F32x16& x) {
-  // Adding 1.5 * 2^23 leaves no fraction bits: the sum's low bits are round-to-nearest-even of x / ln 2.
+  // Adding 1.5 * 2^23 leaves no fraction bits: the sum's low bits are round-to-nearest-even of x /
+  // ln 2.
   const F32x16 magic = Set(12582912.0f);
   const F32x16 shifted = Fma(x, Set(1.44269504088896341f), magic);
   const F32x16 n = Sub(shifted, magic);

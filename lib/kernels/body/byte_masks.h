@@ -1,4 +1,5 @@
-// Eight bits spread over eight bytes: the signs and fifth bits of several formats come as bit masks, their values as bytes.
+// Eight bits spread over eight bytes: the signs and fifth bits of several formats come as bit
+// masks, their values as bytes.
 #pragma once
 
 #include <array>

@@ -1,5 +1,5 @@
-// Float linear layers: one accumulator of sixteen lanes per (row, output), so that the order over K is the same in every tile
-// shape. Included inside an instruction set's namespace after its lanes.
+// Float linear layers: one accumulator of sixteen lanes per (row, output), so that the order over K
+// is the same in every tile shape. Included inside an instruction set's namespace after its lanes.
 
 // Values past `n` are zero.
 TANDEM_LANE F32x16 LoadFirst(const float* p, int64_t n) {
@@ -17,8 +17,8 @@ TANDEM_LANE F32x16 LoadLanes(const uint16_t* p) { return LoadBf16(p); }
 
 // y[r][o] for kRows rows of x (f32, x_stride apart) and kOuts rows of w (w_stride apart).
 template <int kRows, int kOuts, typename W>
-static void LinearTile(const float* x, int64_t x_stride, const W* w, int64_t w_stride,
-                       int64_t cols, float* y, int64_t y_stride) {
+static void LinearTile(const float* x, int64_t x_stride, const W* w, int64_t w_stride, int64_t cols,
+                       float* y, int64_t y_stride) {
   F32x16 acc[kRows][kOuts];
   TANDEM_UNROLL
   for (int r = 0; r < kRows; ++r) {
@@ -80,7 +80,8 @@ static void LinearRows(int64_t rows, const float* x, int64_t x_stride, const W* 
   }
 }
 
-// 64 rows of 7168 bf16 weights are 0.9 MiB: a block that stays in a level-2 cache while all rows of x pass by.
+// 64 rows of 7168 bf16 weights are 0.9 MiB: a block that stays in a level-2 cache while all rows of
+// x pass by.
 constexpr int64_t kLinearBlockOuts = 64;
 
 static void LinearF32Body(const LinearArgs& a, float*) {

@@ -1,11 +1,13 @@
-// Activations to int8, and the dot product of unpacked weights with them. Included inside an instruction set's namespace after
-// its lanes; the definition of the arithmetic is in quant.h.
+// Activations to int8, and the dot product of unpacked weights with them. Included inside an
+// instruction set's namespace after its lanes; the definition of the arithmetic is in quant.h.
 
-// 1.5 * 2^23: adding it to |v| < 2^22 rounds v to the nearest even integer, found in the low bits of the sum.
+// 1.5 * 2^23: adding it to |v| < 2^22 rounds v to the nearest even integer, found in the low bits
+// of the sum.
 constexpr float kRoundingMagic = 12582912.0f;
 constexpr int32_t kRoundingMagicBits = 0x4b400000;
 constexpr int32_t kInfinityBits = 0x7f800000;
-// Blocks whose largest magnitude is below 2^-110 become zeros: 127 / max would leave f32, and what is lost is under 1e-33.
+// Blocks whose largest magnitude is below 2^-110 become zeros: 127 / max would leave f32, and what
+// is lost is under 1e-33.
 constexpr int32_t kTinyBits = (127 - 110) << 23;
 
 // x [n] f32 into `out`, zero-padded to whole chunks. n is a multiple of 32.
@@ -16,7 +18,8 @@ static void QuantizeRowBody(const float* __restrict x, int64_t n, const QuantRow
     int8_t* __restrict codes = out.codes + block * kActivationBlock;
     int32_t bits[kActivationBlock];
     __builtin_memcpy(bits, values, sizeof(bits));
-    // Ordered as integers magnitudes are ordered as floats, infinity and NaN last, whatever the instruction set.
+    // Ordered as integers magnitudes are ordered as floats, infinity and NaN last, whatever the
+    // instruction set.
     int32_t largest = 0;
     for (int k = 0; k < kActivationBlock; ++k) {
       const int32_t magnitude = bits[k] & 0x7fffffff;

@@ -1,4 +1,5 @@
-// The i-quants: indices into codebooks of short vectors. Included inside an instruction set's namespace after its lanes.
+// The i-quants: indices into codebooks of short vectors. Included inside an instruction set's
+// namespace after its lanes.
 
 constexpr uint64_t kOnes = 0x0101010101010101u;
 
@@ -13,14 +14,15 @@ TANDEM_LANE uint32_t LoadWord32(const void* p) {
   return word;
 }
 
-// Negates the bytes of `values` where `mask` is 0xFF: ~v + 1, without a carry because no codebook value is 0.
+// Negates the bytes of `values` where `mask` is 0xFF: ~v + 1, without a carry because no codebook
+// value is 0.
 TANDEM_LANE void StoreSigned(uint64_t values, uint64_t mask, int8_t* out) {
   const uint64_t word = (values ^ mask) + (mask & kOnes);
   __builtin_memcpy(out, &word, sizeof(word));
 }
 
-// Codes 8 g + 1 or 8 g - 1 of four codebook vectors. g is -1, 0 or 1: shifting the word left by 3 and clearing what came from
-// the byte below multiplies every byte by 8.
+// Codes 8 g + 1 or 8 g - 1 of four codebook vectors. g is -1, 0 or 1: shifting the word left by 3
+// and clearing what came from the byte below multiplies every byte by 8.
 TANDEM_LANE void StoreShifted4(const uint64_t* vectors, const uint64_t* shifts, int8_t* out) {
   uint64_t eights[4];
   TANDEM_UNROLL
@@ -139,7 +141,8 @@ static void UnpackIQ2_S(const std::byte* src, int64_t cols, const UnpackedRow& o
 
 // Two four-byte vectors as one word.
 TANDEM_LANE uint64_t TwoVectors(const uint8_t* grid, uint32_t first, uint32_t second) {
-  return LoadWord32(grid + 4 * first) | (static_cast<uint64_t>(LoadWord32(grid + 4 * second)) << 32);
+  return LoadWord32(grid + 4 * first) |
+         (static_cast<uint64_t>(LoadWord32(grid + 4 * second)) << 32);
 }
 
 static void UnpackIQ3_XXS(const std::byte* src, int64_t cols, const UnpackedRow& out) {
@@ -153,8 +156,8 @@ static void UnpackIQ3_XXS(const std::byte* src, int64_t cols, const UnpackedRow&
       const uint8_t* qs = block.qs + 8 * sub;
       int8_t* codes = out.codes + 256 * b + 32 * sub;
       for (int l = 0; l < 4; ++l) {
-        StoreSigned(TwoVectors(grid, qs[2 * l], qs[2 * l + 1]), kEvenMasks[(signs >> (7 * l)) & 127],
-                    codes + 8 * l);
+        StoreSigned(TwoVectors(grid, qs[2 * l], qs[2 * l + 1]),
+                    kEvenMasks[(signs >> (7 * l)) & 127], codes + 8 * l);
       }
       // d * (code + 1/2) / 2.
       SetTwo(out.scales + 16 * b + 2 * sub,

@@ -1,4 +1,5 @@
-// The k-quants: 256 values, small integer scales times one f16. Included inside an instruction set's namespace after its lanes.
+// The k-quants: 256 values, small integer scales times one f16. Included inside an instruction
+// set's namespace after its lanes.
 
 // Bits kShift and kShift + 1 of 32 bytes, less `offset`.
 template <int kShift>
@@ -30,7 +31,8 @@ template <int kShift, int kHighBit>
 TANDEM_LANE void ThreeBits32(const uint8_t* __restrict qs, const uint8_t* __restrict hmask,
                              int8_t* __restrict out) {
   for (int k = 0; k < 32; ++k) {
-    out[k] = static_cast<int8_t>((((qs[k] >> kShift) & 3) | (((hmask[k] >> kHighBit) & 1) << 2)) - 4);
+    out[k] =
+        static_cast<int8_t>((((qs[k] >> kShift) & 3) | (((hmask[k] >> kHighBit) & 1) << 2)) - 4);
   }
 }
 
@@ -54,7 +56,8 @@ static void UnpackQ3_K(const std::byte* src, int64_t cols, const UnpackedRow& ou
   }
 }
 
-// The eight scales and eight minima of q4_K and q5_K, as bytes: the same bits as UnpackScaleMin, four at a time.
+// The eight scales and eight minima of q4_K and q5_K, as bytes: the same bits as UnpackScaleMin,
+// four at a time.
 TANDEM_LANE void UnpackScalesMins(const uint8_t* packed, uint8_t* scales, uint8_t* mins) {
   uint32_t a, b, c;
   __builtin_memcpy(&a, packed, 4);

@@ -1,4 +1,5 @@
-// Formats with one scale per 32 values. Included inside an instruction set's namespace after its lanes.
+// Formats with one scale per 32 values. Included inside an instruction set's namespace after its
+// lanes.
 
 TANDEM_LANE void SetTwo(float* p, float value) {
   p[0] = value;
@@ -13,8 +14,8 @@ TANDEM_LANE void SplitNibbles16(const uint8_t* __restrict packed, int8_t* __rest
 }
 
 // As above, with bit k of `high` worth 16 in value k.
-TANDEM_LANE void SplitFiveBits(const uint8_t* packed, const uint8_t* high,
-                               int8_t* __restrict out, int offset) {
+TANDEM_LANE void SplitFiveBits(const uint8_t* packed, const uint8_t* high, int8_t* __restrict out,
+                               int offset) {
   uint8_t fifth[32];
   for (int b = 0; b < 4; ++b) __builtin_memcpy(fifth + 8 * b, &kByteMasks[high[b]], 8);
   for (int k = 0; k < 16; ++k) {

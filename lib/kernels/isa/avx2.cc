@@ -1,7 +1,8 @@
 // Kernels for AVX2 with FMA and F16C.
+#include <immintrin.h>
+
 #include <cstddef>
 #include <cstdint>
-#include <immintrin.h>
 
 #include "lib/kernels/body/byte_masks.h"
 #include "lib/kernels/isa/lane_macros.h"
@@ -13,8 +14,8 @@
 #include "lib/kernels/isa/target_begin.h"
 
 namespace tandem::kernels::avx2 {
-#include "lib/kernels/isa/lanes_avx2.inl"
 #include "lib/kernels/body/all.inl"
+#include "lib/kernels/isa/lanes_avx2.inl"
 }  // namespace tandem::kernels::avx2
 
 #include "lib/kernels/isa/target_end.h"

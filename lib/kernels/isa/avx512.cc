@@ -1,7 +1,8 @@
 // Kernels for AVX-512 F, BW, DQ, VL.
+#include <immintrin.h>
+
 #include <cstddef>
 #include <cstdint>
-#include <immintrin.h>
 
 #include "lib/kernels/body/byte_masks.h"
 #include "lib/kernels/isa/lane_macros.h"
@@ -13,9 +14,9 @@
 #include "lib/kernels/isa/target_begin.h"
 
 namespace tandem::kernels::avx512 {
-#include "lib/kernels/isa/lanes_avx512.inl"
-#include "lib/kernels/isa/dot_avx512.inl"
 #include "lib/kernels/body/all.inl"
+#include "lib/kernels/isa/dot_avx512.inl"
+#include "lib/kernels/isa/lanes_avx512.inl"
 }  // namespace tandem::kernels::avx512
 
 #include "lib/kernels/isa/target_end.h"

@@ -1,5 +1,5 @@
-// Helpers on integer codes that gain nothing from 512 bits: shared by the AVX2 and AVX-512 files. Meanings:
-// isa/lanes_scalar.inl. Included inside an instruction set's namespace and target region.
+// Helpers on integer codes that gain nothing from 512 bits: shared by the AVX2 and AVX-512 files.
+// Meanings: isa/lanes_scalar.inl. Included inside an instruction set's namespace and target region.
 
 TANDEM_LANE float HalfToFloat(uint16_t half) {
   return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half)));

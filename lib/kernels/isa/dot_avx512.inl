@@ -1,4 +1,5 @@
-// Integer products of 64 codes with AVX-512 BW: as in AVX2 the unsigned operand is |w|, and x is negated where w is negative.
+// Integer products of 64 codes with AVX-512 BW: as in AVX2 the unsigned operand is |w|, and x is
+// negated where w is negative.
 
 struct WeightCodes {
   __m512i magnitude;

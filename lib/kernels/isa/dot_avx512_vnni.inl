@@ -1,5 +1,6 @@
-// Integer products of 64 codes with VNNI: x + 128 is the unsigned operand, and the sum starts at -128 times the weights' sum, so
-// that the result is the exact sum of w * x (at most 4 * 128 * 255 in between: no overflow).
+// Integer products of 64 codes with VNNI: x + 128 is the unsigned operand, and the sum starts at
+// -128 times the weights' sum, so that the result is the exact sum of w * x (at most 4 * 128 * 255
+// in between: no overflow).
 
 struct WeightCodes {
   __m512i v;

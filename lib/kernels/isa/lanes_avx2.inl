@@ -1,5 +1,5 @@
-// Sixteen lanes as two 256-bit registers (AVX2, FMA, F16C). Meanings: isa/lanes_scalar.inl. Included inside an instruction set's
-// namespace and target region.
+// Sixteen lanes as two 256-bit registers (AVX2, FMA, F16C). Meanings: isa/lanes_scalar.inl.
+// Included inside an instruction set's namespace and target region.
 
 struct F32x16 {
   __m256 lo, hi;
@@ -100,8 +100,8 @@ TANDEM_LANE RowCodes LoadRowCodes(const int8_t* p) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
 }
-// The unsigned operand is |w| (128 at most), the signed one x with w's sign (127 at most): a pair sums to at most
-// 2 * 128 * 127 = 32512, so the 16-bit sums never saturate.
+// The unsigned operand is |w| (128 at most), the signed one x with w's sign (127 at most): a pair
+// sums to at most 2 * 128 * 127 = 32512, so the 16-bit sums never saturate.
 TANDEM_LANE __m256 DotCodes8(__m256i w, __m256i x) {
   const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
   return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));

@@ -1,5 +1,5 @@
-// Sixteen lanes as one 512-bit register (AVX-512 F, BW, DQ, VL). Meanings: isa/lanes_scalar.inl. Included inside an instruction
-// set's namespace and target region.
+// Sixteen lanes as one 512-bit register (AVX-512 F, BW, DQ, VL). Meanings: isa/lanes_scalar.inl.
+// Included inside an instruction set's namespace and target region.
 
 struct F32x16 {
   __m512 v;
@@ -26,9 +26,7 @@ TANDEM_LANE F32x16 Div(const F32x16& a, const F32x16& b) { return {_mm512_div_ps
 TANDEM_LANE F32x16 Fma(const F32x16& a, const F32x16& b, const F32x16& c) {
   return {_mm512_fmadd_ps(a.v, b.v, c.v)};
 }
-TANDEM_LANE F32x16 Negate(const F32x16& a) {
-  return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))};
-}
+TANDEM_LANE F32x16 Negate(const F32x16& a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))}; }
 TANDEM_LANE F32x16 IfGreater(const F32x16& a, const F32x16& b, const F32x16& yes,
                              const F32x16& no) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ), no.v, yes.v)};
@@ -36,12 +34,8 @@ TANDEM_LANE F32x16 IfGreater(const F32x16& a, const F32x16& b, const F32x16& yes
 TANDEM_LANE I32x16 Bits(const F32x16& a) { return {_mm512_castps_si512(a.v)}; }
 TANDEM_LANE F32x16 FromBits(const I32x16& a) { return {_mm512_castsi512_ps(a.v)}; }
 TANDEM_LANE I32x16 SetI(int32_t value) { return {_mm512_set1_epi32(value)}; }
-TANDEM_LANE I32x16 AddI(const I32x16& a, const I32x16& b) {
-  return {_mm512_add_epi32(a.v, b.v)};
-}
-TANDEM_LANE I32x16 SubI(const I32x16& a, const I32x16& b) {
-  return {_mm512_sub_epi32(a.v, b.v)};
-}
+TANDEM_LANE I32x16 AddI(const I32x16& a, const I32x16& b) { return {_mm512_add_epi32(a.v, b.v)}; }
+TANDEM_LANE I32x16 SubI(const I32x16& a, const I32x16& b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 TANDEM_LANE I32x16 HalveI(const I32x16& a) { return {_mm512_srai_epi32(a.v, 1)}; }
 TANDEM_LANE I32x16 ToExponentI(const I32x16& a) { return {_mm512_slli_epi32(a.v, 23)}; }
 TANDEM_LANE float ReduceSum(const F32x16& a) {

@@ -1,4 +1,5 @@
-// Sixteen lanes in portable C++: what the vector files must equal bit for bit. Included inside an instruction set's namespace.
+// Sixteen lanes in portable C++: what the vector files must equal bit for bit. Included inside an
+// instruction set's namespace.
 
 struct F32x16 {
   float v[16];

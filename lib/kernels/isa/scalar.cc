@@ -9,8 +9,8 @@
 #include "lib/tensor/iquant_grids.h"
 
 namespace tandem::kernels::scalar {
-#include "lib/kernels/isa/lanes_scalar.inl"
 #include "lib/kernels/body/all.inl"
+#include "lib/kernels/isa/lanes_scalar.inl"
 }  // namespace tandem::kernels::scalar
 
 namespace tandem::kernels {

@@ -1,4 +1,5 @@
-// The tables that isa/*.cc define. Only kernel_table.cc asks for them, after it has looked at the processor.
+// The tables that isa/*.cc define. Only kernel_table.cc asks for them, after it has looked at the
+// processor.
 #pragma once
 
 #include "lib/kernels/kernel_table.h"
