@@ -54,8 +54,12 @@ void Exchange::SendTerms(std::vector<Term> terms) {
   for (Frame& frame : first.frames) SendFrame(std::move(frame));
   for (Frame& frame : second.frames) SendFrame(std::move(frame));
   for (const Term& term : second.orphans) {
-    const auto [it, added] = last_failure_.try_emplace(layer_.Expert(term));
-    if (added) it->second = Lost(term, "", absl::UnavailableError("no ready worker holds it"));
+    const uint32_t expert = layer_.Expert(term);
+    const auto [it, added] = last_failure_.try_emplace(expert);
+    if (added) {
+      it->second = Lost(term, workers_.HolderOf(layer_.layer, expert),
+                        absl::UnavailableError("no ready worker holds it"));
+    }
     waiting_.push_back({term, it->second});
   }
   if (waiting_.empty()) return;

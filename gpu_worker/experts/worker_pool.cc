@@ -14,12 +14,33 @@ constexpr absl::Duration kSuspectTime = absl::Seconds(2);
 bool WorkerPool::Update() {
   std::shared_ptr<const membership::v1::Placement> newest = options_.placement();
   if (newest == nullptr || newest == placement_) return false;
+  RememberHolders(*newest);
   placement_ = std::move(newest);
   table_ = PlacementTable(*placement_);
   absl::flat_hash_set<std::string> listed;
   for (const ExpertWorker& worker : table_.workers()) listed.insert(worker.address);
   absl::erase_if(transports_, [&](const auto& entry) { return !listed.contains(entry.first); });
   return true;
+}
+
+void WorkerPool::RememberHolders(const membership::v1::Placement& next) {
+  for (const auto& layer : next.layers()) {
+    for (int e = 0; e < layer.experts_size(); ++e) {
+      const uint32_t expert = static_cast<uint32_t>(e);
+      if (layer.experts(e).workers_size() > 0) {
+        last_holder_.erase({layer.layer(), expert});
+      } else if (std::string holder = HolderOf(layer.layer(), expert); !holder.empty()) {
+        last_holder_[{layer.layer(), expert}] = std::move(holder);
+      }
+    }
+  }
+}
+
+std::string WorkerPool::HolderOf(uint32_t layer, uint32_t expert) const {
+  const std::span<const uint32_t> replicas = table_.Replicas(layer, expert);
+  if (!replicas.empty()) return table_.workers()[replicas[0]].address;
+  const auto it = last_holder_.find({layer, expert});
+  return it == last_holder_.end() ? "" : it->second;
 }
 
 rpc::Transport& WorkerPool::TransportTo(const std::string& address) {

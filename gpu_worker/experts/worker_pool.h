@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
@@ -34,6 +35,10 @@ class WorkerPool {
   void AskForNewerTable(absl::Duration wait_max) { options_.refresh(table_.epoch(), wait_max); }
   const PlacementTable& table() const { return table_; }
 
+  // For messages: the address of the worker that holds the expert, ready or not, or that held it
+  // last; empty when none ever did.
+  std::string HolderOf(uint32_t layer, uint32_t expert) const;
+
   rpc::Transport& TransportTo(const std::string& address);
 
   void Suspect(const std::string& address);
@@ -42,9 +47,13 @@ class WorkerPool {
   absl::flat_hash_set<std::string> Suspects();
 
  private:
+  void RememberHolders(const membership::v1::Placement& next);
+
   WorkerPoolOptions options_;
   std::shared_ptr<const membership::v1::Placement> placement_;
   PlacementTable table_;
+  // (layer, expert) -> address, for experts without a worker in the present table.
+  absl::flat_hash_map<std::pair<uint32_t, uint32_t>, std::string> last_holder_;
   absl::flat_hash_map<std::string, std::unique_ptr<rpc::Transport>> transports_;
   absl::flat_hash_map<std::string, absl::Time> suspects_;  // address -> suspect until
 };

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <random>
 
 #include "absl/strings/match.h"
 #include "absl/time/clock.h"
@@ -15,6 +16,105 @@ using engine::v1::SLICE_KIND_DECODE;
 using engine::v1::SLICE_KIND_PREFILL;
 using engine::v1::StepPlan;
 using engine::v1::StepResult;
+
+void Start(StepPlan& plan, uint64_t id, uint32_t prompt_tokens) {
+  auto* start = plan.add_starts();
+  start->set_sequence_id(id);
+  start->set_prompt_tokens(prompt_tokens);
+}
+
+SequenceSlice* Slice(StepPlan& plan, uint64_t id, engine::v1::SliceKind kind, uint32_t start,
+                     std::vector<uint32_t> tokens, std::vector<uint32_t> pages = {}) {
+  SequenceSlice* slice = plan.add_slices();
+  slice->set_sequence_id(id);
+  slice->set_kind(kind);
+  slice->set_start_position(start);
+  slice->mutable_token_ids()->Add(tokens.begin(), tokens.end());
+  slice->mutable_new_pages()->Add(pages.begin(), pages.end());
+  return slice;
+}
+
+// A plan that must be refused, and words of the refusal.
+struct HostilePlan {
+  const char* says;
+  std::function<void(StepPlan&)> build;
+};
+
+std::vector<HostilePlan> HostileStarts() {
+  return {{"already lives", [](StepPlan& p) { Start(p, 1, 3); }},
+          {"already lives", [](StepPlan& p) { Start(p, 2, 3), Start(p, 2, 3); }},
+          {"no prompt tokens", [](StepPlan& p) { Start(p, 2, 0); }},
+          {"temperature",
+           [](StepPlan& p) {
+             Start(p, 2, 3);
+             p.mutable_starts(0)->mutable_sampling()->set_temperature(NAN);
+           }},
+          {"top_p",
+           [](StepPlan& p) {
+             Start(p, 2, 3);
+             p.mutable_starts(0)->mutable_sampling()->set_top_p(1.5f);
+           }},
+          {"logit_bias", [](StepPlan& p) {
+             Start(p, 2, 3);
+             (*p.mutable_starts(0)->mutable_sampling()->mutable_logit_bias())[128] = 1;
+           }}};
+}
+
+std::vector<HostilePlan> HostilePagesAndTokens() {
+  return {
+      {"unknown", [](StepPlan& p) { Slice(p, 2, SLICE_KIND_PREFILL, 0, {1}, {1}); }},
+      {"below 16, found 16", [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 40, {1}, {16}); }},
+      {"already taken", [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 40, {1}, {0}); }},
+      {"already taken",
+       [](StepPlan& p) {
+         Slice(p, 1, SLICE_KIND_DECODE, 40, {1}, {4, 4});
+       }},
+      {"already taken",
+       [](StepPlan& p) {
+         Start(p, 2, 3);
+         Slice(p, 1, SLICE_KIND_DECODE, 40, {1}, {4});
+         Slice(p, 2, SLICE_KIND_PREFILL, 0, {1}, {4});
+       }},
+      {"no tokens", [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 40, {}); }},
+      {"below 128, found 128", [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 40, {128}); }},
+      {"found 4294967295", [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 40, {UINT32_MAX}); }},
+      {"rows: expected at most 64",
+       [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 40, std::vector<uint32_t>(65, 7), {1}); }},
+      {"pages of sequence 1",
+       [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 40, std::vector<uint32_t>(25, 7)); }}};
+}
+
+std::vector<HostilePlan> HostilePositionsAndKinds() {
+  return {
+      {"start_position", [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 41, {1}); }},
+      {"start_position", [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 39, {1}); }},
+      {"start_position",
+       [](StepPlan& p) {
+         Slice(p, 1, SLICE_KIND_DECODE, 40, {1});
+         Slice(p, 1, SLICE_KIND_DECODE, 40, {1});
+       }},
+      {"within the prompt", [](StepPlan& p) { Slice(p, 1, SLICE_KIND_PREFILL, 40, {1}); }},
+      {"within the prompt",
+       [](StepPlan& p) {
+         Start(p, 2, 3);
+         Slice(p, 2, SLICE_KIND_PREFILL, 0, {1, 2, 3, 4}, {4});
+       }},
+      {"after the prompt",
+       [](StepPlan& p) {
+         Start(p, 2, 3);
+         Slice(p, 2, SLICE_KIND_DECODE, 0, {1}, {4});
+       }},
+      {"inside its prompt",
+       [](StepPlan& p) {
+         Start(p, 2, 3);
+         Slice(p, 2, SLICE_KIND_PREFILL, 0, {1, 2}, {4})->set_sample(true);
+       }},
+      {"unknown kind",
+       [](StepPlan& p) { Slice(p, 1, engine::v1::SLICE_KIND_UNSPECIFIED, 40, {1}); }},
+      {"first slice on",
+       [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 40, {1})->set_prompt_logprobs_plus1(1); }},
+      {"deadline_ms", [](StepPlan& p) { p.set_deadline_ms(0); }}};
+}
 
 class StepPlanTest : public testing::Test {
  protected:
@@ -32,24 +132,6 @@ class StepPlanTest : public testing::Test {
     plan.set_step_id(++step_id_);
     plan.set_deadline_ms(60000);
     return plan;
-  }
-
-  static void Start(StepPlan& plan, uint64_t id, uint32_t prompt_tokens) {
-    auto* start = plan.add_starts();
-    start->set_sequence_id(id);
-    start->set_prompt_tokens(prompt_tokens);
-  }
-
-  static SequenceSlice* Slice(StepPlan& plan, uint64_t id, engine::v1::SliceKind kind,
-                              uint32_t start, std::vector<uint32_t> tokens,
-                              std::vector<uint32_t> pages = {}) {
-    SequenceSlice* slice = plan.add_slices();
-    slice->set_sequence_id(id);
-    slice->set_kind(kind);
-    slice->set_start_position(start);
-    slice->mutable_token_ids()->Add(tokens.begin(), tokens.end());
-    slice->mutable_new_pages()->Add(pages.begin(), pages.end());
-    return slice;
   }
 
   StepResult Run(Harness& harness, const StepPlan& plan) {
@@ -176,79 +258,10 @@ TEST_F(StepPlanTest, PromptAndReplayInOneStep) {
 // all fed), must be refused with INVALID_ARGUMENT naming the problem, and must leave the engine as
 // it was.
 TEST_F(StepPlanTest, HostilePlansAreRefusedAndChangeNothing) {
-  struct Case {
-    const char* says;
-    std::function<void(StepPlan&)> build;
-  };
-  const std::vector<uint32_t> many(65, 7);
-  const std::vector<Case> cases = {
-      {"unknown", [](StepPlan& p) { Slice(p, 2, SLICE_KIND_PREFILL, 0, {1}, {1}); }},
-      {"already lives", [](StepPlan& p) { Start(p, 1, 3); }},
-      {"already lives", [](StepPlan& p) { Start(p, 2, 3), Start(p, 2, 3); }},
-      {"no prompt tokens", [](StepPlan& p) { Start(p, 2, 0); }},
-      {"temperature",
-       [](StepPlan& p) {
-         Start(p, 2, 3);
-         p.mutable_starts(0)->mutable_sampling()->set_temperature(NAN);
-       }},
-      {"top_p",
-       [](StepPlan& p) {
-         Start(p, 2, 3);
-         p.mutable_starts(0)->mutable_sampling()->set_top_p(1.5f);
-       }},
-      {"logit_bias",
-       [](StepPlan& p) {
-         Start(p, 2, 3);
-         (*p.mutable_starts(0)->mutable_sampling()->mutable_logit_bias())[128] = 1;
-       }},
-      {"below 16, found 16", [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 40, {1}, {16}); }},
-      {"already taken", [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 40, {1}, {0}); }},
-      {"already taken",
-       [](StepPlan& p) {
-         Slice(p, 1, SLICE_KIND_DECODE, 40, {1}, {4, 4});
-       }},
-      {"already taken",
-       [](StepPlan& p) {
-         Start(p, 2, 3);
-         Slice(p, 1, SLICE_KIND_DECODE, 40, {1}, {4});
-         Slice(p, 2, SLICE_KIND_PREFILL, 0, {1}, {4});
-       }},
-      {"start_position", [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 41, {1}); }},
-      {"start_position", [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 39, {1}); }},
-      {"start_position",
-       [](StepPlan& p) {
-         Slice(p, 1, SLICE_KIND_DECODE, 40, {1});
-         Slice(p, 1, SLICE_KIND_DECODE, 40, {1});
-       }},
-      {"no tokens", [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 40, {}); }},
-      {"below 128, found 128", [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 40, {128}); }},
-      {"found 4294967295", [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 40, {UINT32_MAX}); }},
-      {"rows: expected at most 64",
-       [&](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 40, many, {1}); }},
-      {"pages of sequence 1",
-       [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 40, std::vector<uint32_t>(25, 7)); }},
-      {"within the prompt", [](StepPlan& p) { Slice(p, 1, SLICE_KIND_PREFILL, 40, {1}); }},
-      {"within the prompt",
-       [](StepPlan& p) {
-         Start(p, 2, 3);
-         Slice(p, 2, SLICE_KIND_PREFILL, 0, {1, 2, 3, 4}, {4});
-       }},
-      {"after the prompt",
-       [](StepPlan& p) {
-         Start(p, 2, 3);
-         Slice(p, 2, SLICE_KIND_DECODE, 0, {1}, {4});
-       }},
-      {"inside its prompt",
-       [](StepPlan& p) {
-         Start(p, 2, 3);
-         Slice(p, 2, SLICE_KIND_PREFILL, 0, {1, 2}, {4})->set_sample(true);
-       }},
-      {"unknown kind",
-       [](StepPlan& p) { Slice(p, 1, engine::v1::SLICE_KIND_UNSPECIFIED, 40, {1}); }},
-      {"first slice on",
-       [](StepPlan& p) { Slice(p, 1, SLICE_KIND_DECODE, 40, {1})->set_prompt_logprobs_plus1(1); }},
-      {"deadline_ms", [](StepPlan& p) { p.set_deadline_ms(0); }},
-  };
+  std::vector<HostilePlan> cases = HostileStarts();
+  for (auto& more : {HostilePagesAndTokens(), HostilePositionsAndKinds()}) {
+    cases.insert(cases.end(), more.begin(), more.end());
+  }
   Harness harness(golden_.weights, Options());
   StepPlan plan = NewPlan();
   Start(plan, 1, 40);
@@ -275,6 +288,49 @@ TEST_F(StepPlanTest, HostilePlansAreRefusedAndChangeNothing) {
   EXPECT_EQ(result.slices(0).token_id(), golden_.tokens[41]);
   EXPECT_EQ(harness.engine.sequences().size(), 0u);
   EXPECT_EQ(harness.engine.sequences().pages_used(), 0);
+}
+
+// A plan of random small numbers, so that good and bad ones are about as frequent.
+StepPlan RandomPlan(std::mt19937_64& random) {
+  const auto below = [&random](uint64_t n) { return static_cast<uint32_t>(random() % n); };
+  StepPlan plan;
+  plan.set_deadline_ms(60000);
+  for (uint32_t i = below(3); i > 0; --i) Start(plan, below(4), below(6));
+  for (uint32_t i = below(4); i > 0; --i) {
+    const std::vector<uint32_t> tokens(below(5), below(129));
+    const std::vector<uint32_t> pages(below(2), below(17));
+    const auto kind = static_cast<engine::v1::SliceKind>(below(3));
+    SequenceSlice* slice = Slice(plan, below(4), kind, below(3) * below(4), tokens, pages);
+    slice->set_sample(below(4) == 0);
+    slice->set_prompt_logprobs_plus1(below(8) == 0 ? below(140) : 0);
+  }
+  for (uint32_t i = below(3); i > 0; --i) plan.add_releases(below(4));
+  return plan;
+}
+
+TEST_F(StepPlanTest, RandomPlansNeverBreakTheEngine) {
+  Harness harness(golden_.weights, Options());
+  std::mt19937_64 random(1);
+  int good = 0;
+  for (int i = 0; i < 20000; ++i) {
+    const StepPlan plan = RandomPlan(random);
+    const int64_t pages_before = harness.engine.sequences().pages_used();
+    const size_t sequences_before = harness.engine.sequences().size();
+    const StepResult result = Run(harness, plan);
+    if (result.status_code() != 0) {
+      ASSERT_EQ(result.status_code(), static_cast<uint32_t>(absl::StatusCode::kInvalidArgument));
+      ASSERT_EQ(harness.engine.sequences().pages_used(), pages_before);
+      ASSERT_EQ(harness.engine.sequences().size(), sequences_before);
+      continue;
+    }
+    good += plan.slices_size() > 0;
+    ASSERT_EQ(result.slices_size(), plan.slices_size());
+    for (int s = 0; s < result.slices_size(); ++s) {
+      ASSERT_EQ(result.slices(s).status_code(), 0u) << result.slices(s).status_message();
+      ASSERT_EQ(result.slices(s).has_token(), plan.slices(s).sample());
+    }
+  }
+  EXPECT_GT(good, 100) << "the random plans have become too wild to test anything";
 }
 
 TEST_F(StepPlanTest, DeadlineEndsTheStepAndItsSequences) {

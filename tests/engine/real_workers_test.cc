@@ -1,0 +1,213 @@
+// The GPU worker's program with real expert workers over real streams, and the coordinator's real
+// membership between them: the oracle's tokens come out, a lost worker with a replica changes
+// nothing, one without is named in time.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "coordinator/api/membership_service.h"
+#include "cpu_worker/server/worker.h"
+#include "lib/base/clock.h"
+#include "lib/rpc/engine_link.h"
+#include "lib/rpc/grpc_server.h"
+#include "tests/engine/harness.h"
+
+namespace tandem::gpu_worker {
+namespace {
+
+using engine::v1::StepPlan;
+using engine::v1::StepResult;
+
+// A loaded machine may take long to start three servers; none of this is slow by itself.
+constexpr absl::Duration kWaitMax = absl::Seconds(60);
+constexpr absl::Duration kStepTimeout = absl::Seconds(30);
+
+// tandem-gpu-worker as a child process.
+class GpuWorkerProcess {
+ public:
+  explicit GpuWorkerProcess(const std::vector<std::string>& args) {
+    const char* build = std::getenv("TANDEM_BINARY_DIR");
+    std::vector<std::string> argv = {
+        absl::StrCat(build == nullptr ? "." : build, "/bin/tandem-gpu-worker")};
+    argv.insert(argv.end(), args.begin(), args.end());
+    std::vector<char*> pointers;
+    for (std::string& arg : argv) pointers.push_back(arg.data());
+    pointers.push_back(nullptr);
+    pid_ = ::fork();
+    if (pid_ != 0) return;
+    ::execv(pointers[0], pointers.data());
+    ::_exit(127);
+  }
+  ~GpuWorkerProcess() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  // SIGTERM, then the exit code.
+  int Stop() {
+    ::kill(pid_, SIGTERM);
+    int status = 0;
+    ::waitpid(pid_, &status, 0);
+    pid_ = 0;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+
+ private:
+  pid_t pid_ = 0;
+};
+
+class RealWorkersTest : public testing::Test {
+ protected:
+  RealWorkersTest() : golden_(LoadGolden("v3")) {}
+
+  ~RealWorkersTest() override {
+    link_.reset();
+    gpu_.reset();
+    cpu_.clear();
+    stop_ = true;
+    if (ticker_.joinable()) ticker_.join();
+    if (server_ != nullptr) server_->Shutdown(absl::Seconds(1));
+  }
+
+  void StartCluster(uint32_t replicas) {
+    coordinator::RegistryOptions options;
+    options.cpu_workers_expected = 2;
+    options.replicas = replicas;
+    options.heartbeat_interval = absl::Milliseconds(100);
+    options.lease = absl::Seconds(3);
+    registry_ = std::make_unique<coordinator::Registry>(options, &base::RealClock());
+    membership_ = coordinator::MakeMembershipService(registry_.get());
+    server_ = rpc::GrpcServer::Start("127.0.0.1:0", {membership_.get()}).value();
+    ticker_ = std::thread([this] {
+      while (!stop_) {
+        registry_->Tick();
+        absl::SleepFor(absl::Milliseconds(100));
+      }
+    });
+    for (int i = 0; i < 2; ++i) cpu_.push_back(StartCpuWorker());
+    gpu_ = std::make_unique<GpuWorkerProcess>(
+        std::vector<std::string>{"--model", SourcePath("tests/golden/logits/v3"), "--coordinator",
+                                 server_->address(), "--precision", "f32", "--threads", "1",
+                                 "--kv-tokens", "1024", "--expert-patience-seconds", "1"});
+    WaitReady();
+    link_ = rpc::EngineLink::Make(registry_->ReadyGpuWorkers().at(0).address);
+  }
+
+  std::unique_ptr<cpu_worker::Worker> StartCpuWorker() {
+    cpu_worker::WorkerOptions options;
+    options.model_path = SourcePath("tests/golden/logits/v3");
+    options.coordinator = server_->address();
+    return cpu_worker::Worker::Start(options).value();
+  }
+
+  void WaitReady() {
+    const absl::Time end = absl::Now() + kWaitMax;
+    while (!registry_->Readiness().ok() && absl::Now() < end) {
+      absl::SleepFor(absl::Milliseconds(20));
+    }
+    const absl::Status ready = registry_->Readiness();
+    ASSERT_TRUE(ready.ok()) << ready;
+  }
+
+  // Prefills the golden prompt as a new sequence.
+  StepResult Prefill(uint64_t id, uint32_t page) {
+    StepPlan plan;
+    plan.add_starts()->set_sequence_id(id);
+    plan.mutable_starts(0)->set_prompt_tokens(static_cast<uint32_t>(golden_.prompt_tokens));
+    auto* slice = plan.add_slices();
+    slice->set_sequence_id(id);
+    slice->set_kind(engine::v1::SLICE_KIND_PREFILL);
+    slice->mutable_token_ids()->Add(golden_.tokens.begin(),
+                                    golden_.tokens.begin() + golden_.prompt_tokens);
+    slice->add_new_pages(page);
+    slice->set_sample(true);
+    return Run(plan);
+  }
+
+  StepResult Decode(uint64_t id, size_t position) {
+    StepPlan plan;
+    auto* slice = plan.add_slices();
+    slice->set_sequence_id(id);
+    slice->set_kind(engine::v1::SLICE_KIND_DECODE);
+    slice->set_start_position(static_cast<uint32_t>(position));
+    slice->add_token_ids(golden_.tokens[position]);
+    slice->set_sample(true);
+    return Run(plan);
+  }
+
+  StepResult Run(const StepPlan& plan) {
+    absl::StatusOr<StepResult> result = link_->RunStep(plan, kStepTimeout);
+    EXPECT_TRUE(result.ok()) << result.status();
+    if (!result.ok()) return {};
+    EXPECT_EQ(result->status_code(), 0u) << result->status_message();
+    return *std::move(result);
+  }
+
+  // The golden answer, with `in_the_middle` called after three tokens.
+  void ExpectGoldenAnswer(uint64_t id, uint32_t page, const std::function<void()>& in_the_middle) {
+    StepResult result = Prefill(id, page);
+    for (size_t t = golden_.prompt_tokens; t < golden_.tokens.size(); ++t) {
+      ASSERT_EQ(result.slices_size(), 1);
+      ASSERT_EQ(result.slices(0).status_code(), 0u) << result.slices(0).status_message();
+      EXPECT_EQ(result.slices(0).token_id(), golden_.tokens[t]) << "position " << t;
+      if (t == static_cast<size_t>(golden_.prompt_tokens) + 3 && in_the_middle) in_the_middle();
+      result = Decode(id, t);
+    }
+  }
+
+  const GoldenModel golden_;
+  std::unique_ptr<coordinator::Registry> registry_;
+  std::shared_ptr<grpc::Service> membership_;
+  std::unique_ptr<rpc::GrpcServer> server_;
+  std::atomic<bool> stop_ = false;
+  std::thread ticker_;
+  std::vector<std::unique_ptr<cpu_worker::Worker>> cpu_;
+  std::unique_ptr<GpuWorkerProcess> gpu_;
+  std::unique_ptr<rpc::EngineLink> link_;
+};
+
+TEST_F(RealWorkersTest, AnswersAsTheOracleAndStopsCleanly) {
+  StartCluster(/*replicas=*/1);
+  if (HasFatalFailure()) return;
+  ExpectGoldenAnswer(1, 0, nullptr);
+  link_.reset();
+  EXPECT_EQ(gpu_->Stop(), 0);
+}
+
+TEST_F(RealWorkersTest, ALostReplicaChangesNothing) {
+  StartCluster(/*replicas=*/2);
+  if (HasFatalFailure()) return;
+  ExpectGoldenAnswer(1, 0, [this] { cpu_[0].reset(); });
+}
+
+TEST_F(RealWorkersTest, ALostWorkerWithoutReplicaIsNamedAndReplaced) {
+  StartCluster(/*replicas=*/1);
+  if (HasFatalFailure()) return;
+  ASSERT_EQ(Prefill(1, 0).slices(0).status_code(), 0u);
+  const std::string address = cpu_[0]->address();
+  cpu_[0].reset();
+  const absl::Time lost = absl::Now();
+  const StepResult failed = Decode(1, golden_.prompt_tokens);
+  EXPECT_LT(absl::Now() - lost, absl::Seconds(15));
+  ASSERT_EQ(failed.slices_size(), 1);
+  EXPECT_EQ(failed.slices(0).status_code(), static_cast<uint32_t>(absl::StatusCode::kUnavailable));
+  EXPECT_TRUE(absl::StrContains(failed.slices(0).status_message(), "expert"));
+  EXPECT_TRUE(absl::StrContains(failed.slices(0).status_message(), address))
+      << failed.slices(0).status_message();
+  cpu_.push_back(StartCpuWorker());
+  WaitReady();
+  if (HasFatalFailure()) return;
+  ExpectGoldenAnswer(2, 1, nullptr);
+}
+
+}  // namespace
+}  // namespace tandem::gpu_worker

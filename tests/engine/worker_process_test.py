@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""tandem-gpu-worker as a process: it starts, says that it is ready, idles without burning a core, ends on SIGTERM with
+exit code 0, and refuses what it cannot do in one sentence with exit code 2. No coordinator is needed for that."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+ROOT = pathlib.Path(os.environ["TANDEM_SOURCE_DIR"])
+PROGRAM = pathlib.Path(os.environ["TANDEM_BINARY_DIR"]) / "bin" / "tandem-gpu-worker"
+MODEL = ROOT / "tests/golden/logits/v3"
+START_SECONDS_MAX = 60
+IDLE_SECONDS = 5
+IDLE_SHARE_MAX = 0.01
+
+
+def command(*extra, model=MODEL):
+    return [str(PROGRAM), "--model", str(model), "--coordinator", "127.0.0.1:9", *extra]
+
+
+def refuse(*extra, model=MODEL, says):
+    done = subprocess.run(command(*extra, model=model), capture_output=True, text=True, timeout=START_SECONDS_MAX)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2, f"exit code {done.returncode}, expected 2: {done.stderr}"
+    assert says in last, f"expected {says!r} in {last!r}"
+
+
+def get(port, path):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def cpu_seconds(pid):
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_until_serving(process):
+    """Reads the log until the worker serves; returns the admin port."""
+    for line in process.stderr:
+        if "gpu_worker_serving" in line:
+            return int(re.search(r"admin_port=(\d+)", line).group(1))
+    raise AssertionError("the worker ended before it served")
+
+
+def serve_idle_and_stop():
+    process = subprocess.Popen(command("--threads", "2", "--kv-tokens", "1000"), stderr=subprocess.PIPE, text=True)
+    try:
+        port = wait_until_serving(process)
+        assert get(port, "/healthz")[0] == 200
+        assert get(port, "/readyz")[0] == 200
+        status, text = get(port, "/metrics")
+        assert status == 200 and "tandem_engine_kv_pages 16" in text, text
+        before = cpu_seconds(process.pid)
+        time.sleep(IDLE_SECONDS)
+        share = (cpu_seconds(process.pid) - before) / IDLE_SECONDS
+        print(f"idle: {100 * share:.2f} % of a core")
+        assert share <= IDLE_SHARE_MAX, f"an idle worker uses {100 * share:.1f} % of a core"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0, "SIGTERM did not end in exit code 0"
+        assert "gpu_worker_stopped" in process.stderr.read()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def main():
+    if not PROGRAM.exists():
+        print(f"skipped: {PROGRAM} is not built")
+        return 77
+    refuse("--backend", "cuda", says="cuda is not built in")
+    refuse("--attention", "quick", says="quick")
+    refuse(model="/nowhere", says="/nowhere")
+    refuse("--listen", "0.0.0.0:0", says="--advertise")
+    serve_idle_and_stop()
+    print("ok")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
