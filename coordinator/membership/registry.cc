@@ -251,12 +251,6 @@ bool Registry::IsUsable(const Seat& seat) const {
   return found != members_.end() && found->second.is_ready();
 }
 
-uint64_t Registry::Uncovered() const {
-  std::vector<bool> usable;
-  for (const Seat& seat : table_->seats) usable.push_back(IsUsable(seat));
-  return CountUncovered(*table_, usable);
-}
-
 void Registry::Publish() {
   ++epoch_;
   auto message = std::make_shared<Placement>();
@@ -285,6 +279,9 @@ void Registry::Publish() {
   message->set_model_digest(
       members_.empty() ? old_digest : members_.begin()->second.registration.model_digest());
   placement_ = std::move(message);
+  std::vector<bool> usable;
+  for (const Seat& seat : table_->seats) usable.push_back(IsUsable(seat));
+  uncovered_ = CountUncovered(*table_, usable);
 }
 
 std::shared_ptr<const Placement> Registry::placement() const {
@@ -313,9 +310,9 @@ absl::Status Registry::Readiness() const {
                                                " of ", options_.cpu_workers_expected,
                                                " have registered"));
   }
-  if (const uint64_t uncovered = Uncovered(); uncovered > 0) {
+  if (uncovered_ > 0) {
     return absl::UnavailableError(
-        absl::StrCat(uncovered, " of ", table_->shape.experts(),
+        absl::StrCat(uncovered_, " of ", table_->shape.experts(),
                      " experts are on no ready CPU worker: ", DescribeMissing()));
   }
   if (summary.gpu_workers_ready == 0) {
@@ -354,7 +351,7 @@ ClusterSummary Registry::Summary() const {
     }
   }
   summary.experts = shape_.experts();
-  summary.experts_uncovered = table_ ? Uncovered() : shape_.experts();
+  summary.experts_uncovered = table_ ? uncovered_ : shape_.experts();
   summary.epoch = placement_ == nullptr ? 0 : epoch_;
   return summary;
 }

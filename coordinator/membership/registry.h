@@ -99,7 +99,6 @@ class Registry {
   std::vector<Candidate> CpuCandidates() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsSeated(const std::string& worker_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsUsable(const Seat& seat) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  uint64_t Uncovered() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::string DescribeMissing() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The next epoch with a new message made of table and readiness.
   void Publish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -114,6 +113,8 @@ class Registry {
   std::optional<PlacementTable> table_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, absl::Duration> vacant_since_ ABSL_GUARDED_BY(mutex_);  // by last_worker_id
   absl::Status deal_status_ ABSL_GUARDED_BY(mutex_);
+  // Of the published table: whatever changes it is published.
+  uint64_t uncovered_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t epoch_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const membership::v1::Placement> placement_ ABSL_GUARDED_BY(mutex_);
 };

@@ -46,6 +46,7 @@ class GrpcMemberAgent final : public MemberAgent {
     {
       absl::MutexLock lock(&mutex_);
       stopping_ = true;
+      if (call_in_flight_ != nullptr) call_in_flight_->TryCancel();
     }
     thread_.join();
     if (registered_) SayGoodbye();
@@ -93,9 +94,17 @@ class GrpcMemberAgent final : public MemberAgent {
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
     // Otherwise a call made while the channel backs off fails without looking whether the
-    // coordinator is back.
-    context.set_wait_for_ready(true);
-    return FromGrpc(((*stub_).*method)(&context, request, response));
+    // coordinator is back. Not for the goodbye: nobody waits for a coordinator to tell it that.
+    context.set_wait_for_ready(timeout != kGoodbyeTimeout);
+    {
+      absl::MutexLock lock(&mutex_);
+      if (stopping_ && timeout != kGoodbyeTimeout) return absl::CancelledError("stopping");
+      call_in_flight_ = &context;
+    }
+    const grpc::Status status = ((*stub_).*method)(&context, request, response);
+    absl::MutexLock lock(&mutex_);
+    call_in_flight_ = nullptr;
+    return FromGrpc(status);
   }
 
   void Run() {
@@ -108,6 +117,7 @@ class GrpcMemberAgent final : public MemberAgent {
         if (registered_) Sleep(heartbeat_interval_);
         continue;
       }
+      if (Stopping()) break;
       LogFailureOnce(status);
       Sleep(retry_wait);
       retry_wait = std::min(retry_wait * 2, kRetryWaitMax);
@@ -233,6 +243,7 @@ class GrpcMemberAgent final : public MemberAgent {
   bool refresh_ ABSL_GUARDED_BY(mutex_) = false;
   bool wake_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  grpc::ClientContext* call_in_flight_ ABSL_GUARDED_BY(mutex_) = nullptr;  // null between calls
 };
 
 }  // namespace
