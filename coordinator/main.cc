@@ -193,7 +193,7 @@ int Main(int argc, char** argv) {
   rpc::AdminOptions admin_options;
   admin_options.listen = options.admin_listen;
   admin_options.metrics = &metrics;
-  admin_options.ready = [&] { return registry.Readiness(); };
+  admin_options.ready = [&] { return loop.Readiness(); };
   auto admin = rpc::AdminServer::Start(std::move(admin_options));
   if (!admin.ok()) return base::CannotStart(kProgram, admin.status());
 

@@ -192,7 +192,7 @@ class InferenceService final : public Inference::CallbackService {
     info->set_vocab_size(model.vocab_size());
     if (model.tokenizer().bos_id() >= 0) info->set_bos_token_id(model.tokenizer().bos_id());
     for (const uint32_t id : model.eos_token_ids()) info->add_eos_token_ids(id);
-    const absl::Status ready = parts_.registry->Readiness();
+    const absl::Status ready = parts_.loop->Readiness();
     info->set_ready(ready.ok());
     info->set_not_ready_reason(std::string(ready.message().data(), ready.message().size()));
     info->set_cpu_workers_ready(summary.cpu_workers_ready);

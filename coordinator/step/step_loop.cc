@@ -72,6 +72,12 @@ absl::Status StepLoop::Submit(GenerationRequest request) {
   return absl::OkStatus();
 }
 
+absl::Status StepLoop::Readiness() const {
+  absl::Status ready = cluster_.readiness();
+  if (ready.ok() && !linked_) ready = absl::UnavailableError("connecting to the GPU worker");
+  return ready;
+}
+
 std::optional<engine::v1::DescribeResponse> StepLoop::engine() const {
   absl::MutexLock lock(&mutex_);
   return engine_;
@@ -82,15 +88,14 @@ void StepLoop::Run() {
     TakeInbox();
     EndUnwanted();
     UpdateGauges();
-    if (running_.empty() && waiting_.empty() && releases_.empty()) continue;
     absl::Status ready = cluster_.readiness();
+    // Also without requests, so that a lost GPU worker is replaced before somebody waits for it.
     if (ready.ok()) ready = EnsureLink();
+    if (running_.empty() && waiting_.empty() && releases_.empty()) continue;
     if (ready.ok()) {
       RunStep();
     } else {
       EndUnservable(ready);
-      // A worker that is gone has forgotten by itself.
-      if (running_.empty() && waiting_.empty() && link_ == nullptr) releases_.clear();
       absl::SleepFor(kNotReadyWait);
     }
   }
@@ -159,19 +164,22 @@ absl::Status StepLoop::EnsureLink() {
     return absl::UnavailableError("the GPU worker was just lost");
   if (workers.empty()) return absl::UnavailableError("no GPU worker is ready");
   link_retry_at_ = clock_->Monotonic() + options_.reconnect_wait;
-  // In turn, so that one that answers no calls does not hide the next.
-  return OpenLink(workers[next_step_id_ % workers.size()]);
+  // One that was just lost is listed until its lease is over; any other is better.
+  const auto other = std::find_if(
+      workers.begin(), workers.end(),
+      [this](const ReadyWorker& worker) { return worker.worker_id != link_worker_id_; });
+  return OpenLink(other == workers.end() ? workers.front() : *other);
 }
 
 absl::Status StepLoop::OpenLink(const ReadyWorker& worker) {
-  ++next_step_id_;
+  link_worker_id_ = worker.worker_id;  // if it fails, another is tried next
   auto link = rpc::EngineLink::Make(worker.address);
   absl::StatusOr<engine::v1::DescribeResponse> engine = link->Describe(kDescribeTimeout);
   if (!engine.ok()) return engine.status();
   TANDEM_RETURN_IF_ERROR(CheckDescription(*engine, worker.address));
   TANDEM_CHECK(running_.empty());
   link_ = std::move(link);
-  link_worker_id_ = worker.worker_id;
+  linked_ = true;
   pages_.emplace(engine->kv_pages());
   releases_.clear();
   pages_to_free_.clear();
@@ -417,6 +425,7 @@ void StepLoop::LoseLink(const absl::Status& why, const StepDecision& decision) {
                                        {"reason", why.ToString()},
                                        {"requests_to_replay", running_.size()}});
   link_.reset();
+  linked_ = false;
   pages_.reset();
   link_retry_at_ = clock_->Monotonic() + options_.reconnect_wait;
   for (const SliceDecision& slice : decision.slices) ++running_.at(slice.key)->attempts_lost;

@@ -60,6 +60,9 @@ class StepLoop {
   void Drain() { draining_ = true; }
   // Requests accepted and not finished.
   uint32_t requests() const { return requests_.load(); }
+  // OK when the cluster is ready and its GPU worker is connected; otherwise UNAVAILABLE with the
+  // reason.
+  absl::Status Readiness() const;
   // What the GPU worker in use says about itself; nothing before the first.
   std::optional<engine::v1::DescribeResponse> engine() const;
 
@@ -107,6 +110,7 @@ class StepLoop {
   std::atomic<bool> draining_{false};
   std::atomic<bool> stopping_{false};
   std::atomic<uint32_t> requests_{0};
+  std::atomic<bool> linked_{false};
   base::BoundedQueue<GenerationRequest> inbox_;
 
   // Of the loop's thread alone.
@@ -116,7 +120,7 @@ class StepLoop {
   uint64_t next_engine_id_ = 1;
   uint64_t next_step_id_ = 1;
   std::unique_ptr<rpc::EngineLink> link_;
-  std::string link_worker_id_;
+  std::string link_worker_id_;  // of the link, or of the last one tried
   std::optional<PageAllocator> pages_;
   SchedulerLimits limits_;
   absl::Duration link_retry_at_;

@@ -35,7 +35,6 @@ class GrpcEngineLink final : public EngineLink {
   absl::StatusOr<engine::v1::DescribeResponse> Describe(absl::Duration timeout) override {
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
-    context.set_wait_for_ready(true);
     engine::v1::DescribeResponse response;
     const grpc::Status status = stub_->Describe(&context, {}, &response);
     if (!status.ok()) return Failed(FromGrpc(status));
