@@ -4,12 +4,12 @@
 # Installs what is missing, builds ./build/release, starts a coordinator, a GPU worker on the host backend and two CPU
 # workers on this machine, asks the quiz model its test questions and ends with the result table. No GPU, no download.
 #
-#   --questions N   only the first N questions (default 200; 0 asks all)
+#   --questions N   only the first N questions (all by default)
 #   --format F      bf16 (default), or a quantized copy of the routed experts that lies in models/quiz, such as q4_K_M
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$TANDEM_ROOT"
 
-questions=200
+questions=0
 format=bf16
 while [[ $# -gt 0 ]]; do
   case "$1" in
@@ -42,7 +42,8 @@ install_packages
 build_preset release
 limit=()
 [[ "$questions" == 0 ]] || limit=(--limit "$questions")
-out="build/demo/$format-$(date -u +%Y%m%d-%H%M%S)"
+out="build/demo/$format"
+rm -rf "$out"  # the run of an earlier demo
 say "starting a cluster on this machine with $model; raw answers go to $out"
 exec build/release/bin/tandem up --model "$model" --cpu-workers 2 -- \
   build/release/bin/tandem-eval run --suite quiz --data models/quiz/quiz_test.jsonl "${limit[@]}" --out "$out"
