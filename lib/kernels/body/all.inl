@@ -1,11 +1,13 @@
 // Every body, in the order they use each other, and the table of this instruction set. Included
 // inside its namespace after its lanes.
-#include "lib/kernels/body/activation.inl"
+// clang-format off: each body uses those before it.
 #include "lib/kernels/body/linear.inl"
+#include "lib/kernels/body/activation.inl"
 #include "lib/kernels/body/quant_dot.inl"
-#include "lib/kernels/body/unpack_i.inl"
-#include "lib/kernels/body/unpack_k.inl"
 #include "lib/kernels/body/unpack_small.inl"
+#include "lib/kernels/body/unpack_k.inl"
+#include "lib/kernels/body/unpack_i.inl"
+// clang-format on
 
 static void SetUnpackers(KernelTable* table) {
   const auto set = [table](DType type, UnpackRow unpack) {

@@ -14,8 +14,10 @@
 #include "lib/kernels/isa/target_begin.h"
 
 namespace tandem::kernels::avx2 {
-#include "lib/kernels/body/all.inl"
+// clang-format off: lanes first, the bodies are written in them.
 #include "lib/kernels/isa/lanes_avx2.inl"
+#include "lib/kernels/body/all.inl"
+// clang-format on
 }  // namespace tandem::kernels::avx2
 
 #include "lib/kernels/isa/target_end.h"

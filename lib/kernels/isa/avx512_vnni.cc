@@ -14,9 +14,11 @@
 #include "lib/kernels/isa/target_begin.h"
 
 namespace tandem::kernels::avx512_vnni {
-#include "lib/kernels/body/all.inl"
-#include "lib/kernels/isa/dot_avx512_vnni.inl"
+// clang-format off: lanes first, the bodies are written in them.
 #include "lib/kernels/isa/lanes_avx512.inl"
+#include "lib/kernels/isa/dot_avx512_vnni.inl"
+#include "lib/kernels/body/all.inl"
+// clang-format on
 }  // namespace tandem::kernels::avx512_vnni
 
 #include "lib/kernels/isa/target_end.h"

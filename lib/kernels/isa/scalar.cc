@@ -9,8 +9,10 @@
 #include "lib/tensor/iquant_grids.h"
 
 namespace tandem::kernels::scalar {
-#include "lib/kernels/body/all.inl"
+// clang-format off: lanes first, the bodies are written in them.
 #include "lib/kernels/isa/lanes_scalar.inl"
+#include "lib/kernels/body/all.inl"
+// clang-format on
 }  // namespace tandem::kernels::scalar
 
 namespace tandem::kernels {
