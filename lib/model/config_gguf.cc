@@ -316,7 +316,8 @@ absl::Status ReadVocabulary(const GgufFields& in, ModelConfig& config) {
 // pre-tokenizer.
 std::string FamilyOf(const Metadata& metadata, const ModelConfig& config) {
   const absl::StatusOr<std::string> pre = metadata.GetString("tokenizer.ggml.pre");
-  if (pre.ok() && *pre == "kimi-k2" && config.q_lora_rank > 0) return "kimi_k2";  // without: Moonlight
+  if (pre.ok() && *pre == "kimi-k2" && config.q_lora_rank > 0)
+    return "kimi_k2";  // without: Moonlight
   return config.scoring_func == ScoringFunc::kSigmoid || config.topk_method == TopkMethod::kNoAuxTc
              ? "deepseek_v3"
              : "deepseek_v2";

@@ -102,6 +102,12 @@ CLI::App* AddSynth(CLI::App& app, SynthFlags& flags) {
   return command;
 }
 
+// What ended a pass over a model: an order to stop is no fault of the files.
+int Failed(const absl::Status& status) {
+  const int exit_code = base::CannotStart(kProgram, status);
+  return absl::IsCancelled(status) ? base::kExitFailed : exit_code;
+}
+
 LoadOptions LoadOptionsOf(const Flags& flags) {
   LoadOptions options;
   options.routing = flags.routing == "as-file" ? OldFileRouting::kAsFile : OldFileRouting::kAssume;
@@ -125,7 +131,7 @@ int Verify(const Flags& flags) {
       return !base::StopRequested();
     });
   }
-  if (!result.ok()) return base::CannotStart(kProgram, result.status());
+  if (!result.ok()) return Failed(result.status());
   std::cout << "sound: " << result->tensors << " tensors, " << base::HumanBytes(result->bytes)
             << "\ndigest " << result->digest << std::endl;
   return 0;
@@ -148,7 +154,7 @@ int Synth(const SynthFlags& flags) {
     return base::CannotStart(
         kProgram, absl::AlreadyExistsError(absl::StrCat(std::string(result.status().message()),
                                                         " (--force overwrites)")));
-  if (!result.ok()) return base::CannotStart(kProgram, result.status());
+  if (!result.ok()) return Failed(result.status());
   const double seconds = absl::ToDoubleSeconds(clock.Monotonic() - start);
   std::cout << "wrote " << result->files.front() << ": " << result->tensors << " tensors, "
             << base::HumanBytes(result->weight_file_bytes) << " at "
