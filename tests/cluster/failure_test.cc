@@ -1,0 +1,113 @@
+// What a user sees when a process dies: a clear error in time, a cluster that comes back by itself, nothing left behind.
+#include <signal.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "gtest/gtest.h"
+#include "tests/cluster/inference_client.h"
+#include "tests/cluster/local_cluster.h"
+#include "tests/cluster/quiz_prompts.h"
+
+namespace tandem::cluster_test {
+namespace {
+
+constexpr int kTokens = 200;
+constexpr int kKillAtToken = 20;
+
+class FailureTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    ClusterOptions options;
+    options.model = QuizModelPath();
+    auto cluster = LocalCluster::Start(options);
+    ASSERT_TRUE(cluster.ok()) << cluster.status();
+    cluster_ = std::make_unique<LocalCluster>(*std::move(cluster));
+    client_ = std::make_unique<InferenceClient>(cluster_->address());
+    auto requests = QuizRequests(1, kTokens, 0);
+    ASSERT_TRUE(requests.ok()) << requests.status();
+    request_ = (*requests)[0];
+    auto baseline = client_->Generate(request_, absl::Seconds(120));
+    ASSERT_TRUE(baseline.ok()) << baseline.status();
+    baseline_ = baseline->ids;
+  }
+
+  ProcessInfo FirstOf(const std::string& role) {
+    auto processes = cluster_->Processes();
+    EXPECT_TRUE(processes.ok()) << processes.status();
+    for (const auto& process : *processes) {
+      if (process.role == role) return process;
+    }
+    ADD_FAILURE() << "no " << role;
+    return {};
+  }
+
+  void ExpectCleanStop() {
+    auto processes = cluster_->Processes();
+    ASSERT_TRUE(processes.ok());
+    auto code = cluster_->Stop();
+    ASSERT_TRUE(code.ok()) << code.status();
+    for (const auto& process : *processes) {
+      EXPECT_TRUE(WaitUntilGone(process.pid, absl::Seconds(5))) << process.name << " leaked";
+    }
+  }
+
+  std::unique_ptr<LocalCluster> cluster_;
+  std::unique_ptr<InferenceClient> client_;
+  inference::v1::GenerateRequest request_;
+  std::vector<uint32_t> baseline_;
+};
+
+TEST_F(FailureTest, KilledExpertWorkerFailsInTimeAndTheClusterRecovers) {
+  const ProcessInfo victim = FirstOf("cpu_worker");
+  absl::Time killed;
+  auto answer = client_->Generate(request_, absl::Seconds(60), [&](int tokens) {
+    if (tokens < kKillAtToken || killed != absl::Time()) return;
+    ::kill(victim.pid, SIGKILL);
+    killed = absl::Now();
+  });
+  const absl::Duration waited = absl::Now() - killed;
+  ASSERT_NE(killed, absl::Time()) << "the answer ended before the kill";
+  // Either the answer survived on the restarted worker, and then it must be the same, or it failed in the documented way.
+  if (answer.ok()) {
+    EXPECT_EQ(answer->ids, baseline_);
+  } else {
+    EXPECT_EQ(answer.status().code(), absl::StatusCode::kUnavailable) << answer.status();
+    EXPECT_NE(answer.status().message().find("expert"), absl::string_view::npos)
+        << answer.status();
+  }
+  EXPECT_LT(waited, absl::Seconds(30));
+  const absl::Status ready = client_->WaitReady(absl::Seconds(60));
+  ASSERT_TRUE(ready.ok()) << ready;
+  auto again = client_->Generate(request_, absl::Seconds(120));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->ids, baseline_);
+  ExpectCleanStop();
+}
+
+TEST_F(FailureTest, KilledGpuWorkerIsRestartedAndTheAnswerGoesOnUnchanged) {
+  const ProcessInfo victim = FirstOf("gpu_worker");
+  bool killed = false;
+  auto answer = client_->Generate(request_, absl::Seconds(60), [&](int tokens) {
+    if (tokens < kKillAtToken || killed) return;
+    ::kill(victim.pid, SIGKILL);
+    killed = true;
+  });
+  ASSERT_TRUE(killed) << "the answer ended before the kill";
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(answer->ids, baseline_);
+  EXPECT_NE(FirstOf("gpu_worker").pid, victim.pid);
+  ExpectCleanStop();
+}
+
+TEST_F(FailureTest, DeadlineEndsARequestAndFreesItsPages) {
+  auto answer = client_->Generate(request_, absl::Milliseconds(30));
+  ASSERT_FALSE(answer.ok());
+  EXPECT_EQ(answer.status().code(), absl::StatusCode::kDeadlineExceeded) << answer.status();
+  auto again = client_->Generate(request_, absl::Seconds(120));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->ids, baseline_);
+  ExpectCleanStop();
+}
+
+}  // namespace
+}  // namespace tandem::cluster_test

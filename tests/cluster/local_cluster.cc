@@ -1,0 +1,145 @@
+#include "tests/cluster/local_cluster.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "nlohmann/json.hpp"
+
+namespace tandem::cluster_test {
+namespace {
+
+std::string BinaryDirectory() {
+  const char* build = std::getenv("TANDEM_BINARY_DIR");
+  return absl::StrCat(build != nullptr ? build : ".", "/bin");
+}
+
+absl::StatusOr<nlohmann::json> ReadState(const std::string& directory) {
+  std::ifstream in(absl::StrCat(directory, "/state.json"));
+  if (!in) return absl::NotFoundError("no state file yet");
+  auto state = nlohmann::json::parse(in, nullptr, /*allow_exceptions=*/false);
+  if (state.is_discarded()) return absl::UnavailableError("the state file is not complete");
+  return state;
+}
+
+// Starts `argv` in its own process group with its output in `log`.
+pid_t Launch(const std::vector<std::string>& argv, const std::string& log) {
+  const pid_t pid = ::fork();
+  if (pid != 0) return pid;
+  ::setpgid(0, 0);
+  const int fd = ::open(log.c_str(), O_CREAT | O_WRONLY | O_TRUNC, 0644);
+  ::dup2(fd, STDOUT_FILENO);
+  ::dup2(fd, STDERR_FILENO);
+  std::vector<char*> pointers;
+  for (const std::string& arg : argv) pointers.push_back(const_cast<char*>(arg.c_str()));
+  pointers.push_back(nullptr);
+  ::execv(pointers[0], pointers.data());
+  ::_exit(127);
+}
+
+std::string Tail(const std::string& path) {
+  std::ifstream in(path);
+  std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  return text.size() > 3000 ? text.substr(text.size() - 3000) : text;
+}
+
+}  // namespace
+
+absl::StatusOr<LocalCluster> LocalCluster::Start(const ClusterOptions& options) {
+  char pattern[] = "/tmp/tandem_cluster_XXXXXX";
+  if (::mkdtemp(pattern) == nullptr) return absl::InternalError("cannot make a directory in /tmp");
+  LocalCluster cluster;
+  cluster.directory_ = pattern;
+  std::vector<std::string> argv = {absl::StrCat(BinaryDirectory(), "/tandem"),
+                                   "up",
+                                   "--model",
+                                   options.model,
+                                   "--cpu-workers",
+                                   absl::StrCat(options.cpu_workers),
+                                   "--listen",
+                                   "127.0.0.1:0",
+                                   "--state-file",
+                                   absl::StrCat(cluster.directory_, "/state.json"),
+                                   "--log-dir",
+                                   cluster.directory_};
+  argv.insert(argv.end(), options.flags.begin(), options.flags.end());
+  const std::string log = absl::StrCat(cluster.directory_, "/tandem-up.log");
+  cluster.launcher_pid_ = Launch(argv, log);
+  const absl::Time end = absl::Now() + options.ready_wait;
+  while (absl::Now() < end) {
+    auto state = ReadState(cluster.directory_);
+    if (state.ok() && state->value("ready", false)) {
+      cluster.address_ = state->value("address", "");
+      return cluster;
+    }
+    if (!ProcessAlive(cluster.launcher_pid_)) break;
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  return absl::UnavailableError(absl::StrCat("`tandem up` did not become ready: ", Tail(log)));
+}
+
+LocalCluster::LocalCluster(LocalCluster&& other) noexcept
+    : launcher_pid_(std::exchange(other.launcher_pid_, 0)),
+      directory_(std::exchange(other.directory_, "")),
+      address_(std::move(other.address_)) {}
+
+LocalCluster::~LocalCluster() {
+  if (launcher_pid_ > 0) {
+    ::kill(-launcher_pid_, SIGKILL);
+    ::waitpid(launcher_pid_, nullptr, 0);
+  }
+  if (!directory_.empty()) std::filesystem::remove_all(directory_);
+}
+
+absl::StatusOr<std::vector<ProcessInfo>> LocalCluster::Processes() const {
+  auto state = ReadState(directory_);
+  if (!state.ok()) return state.status();
+  std::vector<ProcessInfo> processes;
+  for (const auto& entry : (*state)["processes"]) {
+    processes.push_back({entry.value("role", ""), entry.value("name", ""),
+                         entry.value("pid", static_cast<pid_t>(0)), entry.value("admin", "")});
+  }
+  return processes;
+}
+
+absl::StatusOr<int> LocalCluster::Stop() {
+  ::kill(launcher_pid_, SIGTERM);
+  const absl::Time end = absl::Now() + absl::Seconds(30);
+  while (absl::Now() < end) {
+    int status = 0;
+    if (::waitpid(launcher_pid_, &status, WNOHANG) == launcher_pid_) {
+      launcher_pid_ = 0;
+      return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    }
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  return absl::DeadlineExceededError("`tandem up` did not stop within 30 s");
+}
+
+bool ProcessAlive(pid_t pid) {
+  std::ifstream in(absl::StrCat("/proc/", pid, "/stat"));
+  std::string line;
+  if (!std::getline(in, line)) return false;
+  const size_t end_of_name = line.rfind(')');
+  return end_of_name != std::string::npos && line.size() > end_of_name + 2 &&
+         line[end_of_name + 2] != 'Z';
+}
+
+bool WaitUntilGone(pid_t pid, absl::Duration wait_max) {
+  const absl::Time end = absl::Now() + wait_max;
+  while (absl::Now() < end) {
+    if (!ProcessAlive(pid)) return true;
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  return false;
+}
+
+}  // namespace tandem::cluster_test

@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""Peak memory of an expert worker and the CPU an idle cluster uses, on a synthetic model with 2 GiB of experts a worker.
+
+Asserts, from /proc: VmHWM of each expert worker <= 1.15 x the bytes of its own experts + 64 MiB, and that all processes of an
+idle cluster together use less than 1 % of one core. Meant for a release build; skips (exit 77) where it cannot mean anything.
+"""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+BINARIES = pathlib.Path(os.environ.get("TANDEM_BINARY_DIR", "build/release")) / "bin"
+EXPERT_BYTES_MIN = 2 << 30
+IDLE_SECONDS = 10
+# hidden 2048, 64 experts of 1536 (a multiple of 256): a q8_0 expert is 3 * 2048 * 1536 * 34 / 32 bytes = 9.56 MiB, a layer 612 MiB;
+# eight expert layers on two workers are 2.4 GiB each. One dense layer in front. Small vocabulary and few heads: only the
+# experts matter here.
+CONFIG = {
+    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "vocab_size": 512,
+    "hidden_size": 2048, "intermediate_size": 2048, "moe_intermediate_size": 1536,
+    "num_hidden_layers": 9, "num_nextn_predict_layers": 0, "first_k_dense_replace": 1,
+    "moe_layer_freq": 1, "n_routed_experts": 64, "n_shared_experts": 1, "num_experts_per_tok": 6,
+    "n_group": 1, "topk_group": 1, "norm_topk_prob": True, "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc", "routed_scaling_factor": 2.5, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "q_lora_rank": 256, "kv_lora_rank": 512, "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64, "v_head_dim": 128, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+    "rope_theta": 10000, "rope_scaling": None, "max_position_embeddings": 4096,
+    "attention_bias": False, "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 1,
+}
+
+
+def skip(reason):
+    print(f"SKIPPED: {reason}")
+    sys.exit(77)
+
+
+def sanitized():
+    """True when the worker is built with a sanitizer: its shadow memory would be measured instead."""
+    symbols = subprocess.run(["ldd", BINARIES / "tandem-cpu-worker"], capture_output=True, text=True)
+    return "libasan" in symbols.stdout or "libtsan" in symbols.stdout
+
+
+def status_bytes(pid, key):
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit(f"/proc/{pid}/status: no {key}")
+
+
+def cpu_seconds(pid):
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def metric(admin, name):
+    with urllib.request.urlopen(f"http://{admin}/metrics", timeout=5) as reply:
+        text = reply.read().decode()
+    for line in text.splitlines():
+        if line.split("{")[0].split(" ")[0] == name:
+            return float(line.rsplit(" ", 1)[1])
+    raise SystemExit(f"{admin}: no metric {name} in\n{text}")
+
+
+def weight_bytes(admin):
+    """The gauge is brought up to date by a timer, so a fresh worker may still show none."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        value = metric(admin, "tandem_expert_weight_bytes")
+        if value > 0:
+            return value
+        time.sleep(0.2)
+    raise SystemExit(f"{admin}: tandem_expert_weight_bytes stayed 0")
+
+
+def wait_ready(state_path, launcher, wait_s_max):
+    end = time.monotonic() + wait_s_max
+    while time.monotonic() < end:
+        if launcher.poll() is not None:
+            raise SystemExit(f"`tandem up` ended with {launcher.returncode} before it was ready")
+        try:
+            state = json.loads(state_path.read_text())
+            if state.get("ready"):
+                return state
+        except (FileNotFoundError, json.JSONDecodeError):
+            pass
+        time.sleep(0.1)
+    raise SystemExit(f"the cluster was not ready within {wait_s_max} s")
+
+
+def check_memory(state):
+    failures = 0
+    for process in state["processes"]:
+        if process["role"] != "cpu_worker":
+            continue
+        held = weight_bytes(process["admin"])
+        peak = status_bytes(process["pid"], "VmHWM")
+        allowed = 1.15 * held + (64 << 20)
+        print(f"{process['name']}: experts {held / 2**20:.0f} MiB, peak {peak / 2**20:.0f} MiB, "
+              f"allowed {allowed / 2**20:.0f} MiB, ratio {peak / held:.3f}")
+        if held < EXPERT_BYTES_MIN:
+            print("  too few experts for this test")
+            failures += 1
+        if peak > allowed:
+            failures += 1
+    return failures
+
+
+def check_idle(state):
+    pids = [process["pid"] for process in state["processes"]]
+    before = sum(cpu_seconds(pid) for pid in pids)
+    time.sleep(IDLE_SECONDS)
+    used = (sum(cpu_seconds(pid) for pid in pids) - before) / IDLE_SECONDS
+    print(f"idle cluster of {len(pids)} processes: {100 * used:.2f} % of one core")
+    return 0 if used < 0.01 else 1
+
+
+def main():
+    if sanitized():
+        skip("a sanitizer build measures its own shadow memory")
+    with tempfile.TemporaryDirectory(prefix="tandem_memory_") as directory:
+        if shutil.disk_usage(directory).free < 12 << 30:
+            skip("needs 12 GB of free disk in the temporary directory")
+        if os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") < 12 << 30:
+            skip("needs 12 GB of memory")
+        directory = pathlib.Path(directory)
+        config, model = directory / "config.json", directory / "model.gguf"
+        config.write_text(json.dumps(CONFIG))
+        subprocess.run([BINARIES / "tandem-model", "synth", "--config", config, "--format", "q8_0",
+                        "--container", "gguf", "--out", model], check=True, timeout=600)
+        state_path = directory / "state.json"
+        launcher = subprocess.Popen([BINARIES / "tandem", "up", "--model", model, "--cpu-workers", "2",
+                                     "--listen", "127.0.0.1:0", "--state-file", state_path])
+        try:
+            state = wait_ready(state_path, launcher, 300)
+            failures = check_memory(state) + check_idle(state)
+        finally:
+            launcher.send_signal(signal.SIGTERM)
+            code = launcher.wait(timeout=60)
+        print(f"`tandem up` ended with {code}")
+        sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
