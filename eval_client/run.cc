@@ -127,6 +127,9 @@ class Asking {
                 .stop_requested = [] { return base::StopRequested(); },
                 .cancel_running = [this] { client_.CancelAll(); }});
     progress_.Finish(CurrentState());
+    const auto model = client_.GetModelInfo(absl::Seconds(2));
+    if (model.ok() && model->digest() == folder_.manifest().model.digest())
+      folder_.SetModel(*model);
     Session& session = folder_.session();
     session.wall_s = absl::ToDoubleSeconds(base::RealClock().Monotonic() - started_);
     session.ended = UtcTime("%Y-%m-%dT%H:%M:%SZ");

@@ -22,6 +22,9 @@ class RunFolder {
   const std::string& path() const { return path_; }
   const Manifest& manifest() const { return manifest_; }
   Session& session() { return manifest_.sessions.back(); }
+  // What the server says of itself after the run: kernel and precision are known only once it has
+  // worked.
+  void SetModel(const inference::v1::ModelInfo& model) { manifest_.model = model; }
   // What is recorded so far, earlier sessions included.
   const std::vector<Record>& records() const { return records_; }
   // True when this question has its answer; one that failed has not, and is asked again.

@@ -99,6 +99,11 @@ absl::Status Same(const char* what, const T& earlier, const T& now) {
       absl::StrCat("expected ", what, " of the earlier run, ", earlier, ", found ", now));
 }
 
+// The same for what a server may not have said yet.
+absl::Status SameIfKnown(const char* what, const std::string& earlier, const std::string& now) {
+  return earlier.empty() || now.empty() ? absl::OkStatus() : Same(what, earlier, now);
+}
+
 }  // namespace
 
 std::string ManifestToJson(const Manifest& manifest) {
@@ -158,10 +163,11 @@ absl::Status CheckSameRun(const Manifest& earlier, const Manifest& now) {
   TANDEM_RETURN_IF_ERROR(Same("the token limit", earlier.max_tokens, now.max_tokens));
   TANDEM_RETURN_IF_ERROR(Same("the seed", earlier.seed, now.seed));
   TANDEM_RETURN_IF_ERROR(Same("the model digest", earlier.model.digest(), now.model.digest()));
+  TANDEM_RETURN_IF_ERROR(SameIfKnown("the expert formats", earlier.model.expert_formats(),
+                                     now.model.expert_formats()));
   TANDEM_RETURN_IF_ERROR(
-      Same("the expert formats", earlier.model.expert_formats(), now.model.expert_formats()));
-  TANDEM_RETURN_IF_ERROR(Same("the precision", earlier.model.precision(), now.model.precision()));
-  return Same("the attention kernel", earlier.model.attention(), now.model.attention());
+      SameIfKnown("the precision", earlier.model.precision(), now.model.precision()));
+  return SameIfKnown("the attention kernel", earlier.model.attention(), now.model.attention());
 }
 
 void DescribeHost(Manifest* manifest) {

@@ -52,6 +52,8 @@ absl::StatusOr<Manifest> ReadManifest(const std::string& path);
 // OK when answers made under both belong together: same questions, sampling and model.
 // FAILED_PRECONDITION names the first difference. Endpoint, concurrency, host and the number of
 // workers may differ: no answer depends on them.
+// Nor does what one of the two does not know: a server tells its kernel and precision after its
+// first step only.
 absl::Status CheckSameRun(const Manifest& earlier, const Manifest& now);
 
 // CPU name and core count of this machine into `manifest`.

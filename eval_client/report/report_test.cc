@@ -191,6 +191,12 @@ TEST(Manifest, OnlyWhatChangesAnswersKeepsARunFromGoingOn) {
   other.model.set_expert_formats("q4_K");
   EXPECT_FALSE(CheckSameRun(manifest, other).ok());
   other = manifest;
+  other.model.set_precision("f32");  // the earlier run did not know
+  EXPECT_TRUE(CheckSameRun(manifest, other).ok());
+  Manifest bf16 = manifest;
+  bf16.model.set_precision("bf16");
+  EXPECT_FALSE(CheckSameRun(bf16, other).ok());
+  other = manifest;
   other.prompts_sha256 = "bb22";
   EXPECT_FALSE(CheckSameRun(manifest, other).ok());
   other = manifest;

@@ -186,6 +186,21 @@ TEST_F(EvalProgram, FindsTheClusterOfTandemUp) {
   EXPECT_EQ(server.requests(), 3);
 }
 
+TEST_F(EvalProgram, RecordsWhatTheServerKnowsOnlyAfterItsFirstStep) {
+  FakeInference* self = nullptr;
+  FakeInference server([&](const Request& request, int, grpc::ServerContext*, Writer* writer) {
+    inference::v1::ModelInfo model = self->model();
+    model.set_precision("bf16");
+    self->SetModel(model);
+    return AnswerRightly(request, writer);
+  });
+  self = &server;
+  const Outcome run = Run(RunArguments(server, {}));
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(Manifest()["model"]["precision"], "bf16");
+  EXPECT_THAT(run.out, HasSubstr("experts bf16, bf16, attention"));
+}
+
 TEST_F(EvalProgram, KeepsAsManyQuestionsInFlightAsAsked) {
   FakeInference server([](const Request& request, int, grpc::ServerContext*, Writer* writer) {
     absl::SleepFor(absl::Milliseconds(100));

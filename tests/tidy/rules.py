@@ -71,7 +71,7 @@ def check_one_include(tree, layers, path, quoted, target):
 
 
 def test_only_files(tree):
-    """Test sources, and headers (with their .cc) that only test sources include: a fake beside the code it stands for."""
+    """Test sources, and headers (with their .cc) that only those include: a fake beside the code it stands for."""
     includers = {}
     for path in tree.cpp():
         for _, _, target in includes(tree, path):
