@@ -81,6 +81,7 @@ absl::StatusOr<RegisterResponse> Registry::Register(const RegisterRequest& reque
     table_.reset();  // everybody has left and a new model comes
     vacant_since_.clear();
   }
+  ReplaceAt(request);
   Member& member = members_[request.worker_id()];
   if (member.order == 0) member.order = ++next_order_;
   const bool moved =
@@ -97,6 +98,17 @@ absl::StatusOr<RegisterResponse> Registry::Register(const RegisterRequest& reque
   response.set_heartbeat_interval_ms(absl::ToInt64Milliseconds(options_.heartbeat_interval));
   response.set_lease_ms(absl::ToInt64Milliseconds(options_.lease));
   return response;
+}
+
+// Whoever was at this address before has died: its lease need not be waited for.
+void Registry::ReplaceAt(const RegisterRequest& request) {
+  std::string replaced;
+  for (const auto& [id, member] : members_) {
+    if (id != request.worker_id() && member.registration.address() == request.address()) {
+      replaced = id;
+    }
+  }
+  if (!replaced.empty()) Forget(replaced, "another worker has its address");
 }
 
 absl::Status Registry::CheckModel(const RegisterRequest& request) const {

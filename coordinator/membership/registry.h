@@ -91,6 +91,8 @@ class Registry {
 
   absl::Status CheckModel(const membership::v1::RegisterRequest& request) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReplaceAt(const membership::v1::RegisterRequest& request)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Forget(const std::string& worker_id, const char* why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SpreadOverdueSeats(absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Makes the first table when it can be made, and seats those who have none.

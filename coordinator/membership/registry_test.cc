@@ -188,6 +188,18 @@ TEST_F(RegistryTest, ARestartedWorkerTakesTheLostSeatAndNothingElseMoves) {
   }
 }
 
+TEST_F(RegistryTest, AWorkerAtTheAddressOfAnotherReplacesItAtOnce) {
+  Make(2);
+  ASSERT_TRUE(registry_->Register(Cpu("a")).ok());
+  ASSERT_TRUE(registry_->Register(Cpu("b")).ok());
+  RegisterRequest successor = Cpu("b2");
+  successor.set_address("b:1");
+  ASSERT_TRUE(registry_->Register(successor).ok());
+  EXPECT_EQ(registry_->Summary().cpu_workers, 2u);
+  EXPECT_EQ(registry_->placement()->workers(1).worker_id(), "b2");
+  EXPECT_FALSE(Beat("b", WORKER_STATE_READY, 1).known());
+}
+
 TEST_F(RegistryTest, WithReplicasOneLossLeavesTheClusterReady) {
   Make(2, 2);
   ASSERT_TRUE(registry_->Register(Cpu("a")).ok());

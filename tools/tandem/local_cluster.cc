@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "lib/base/log.h"
+#include "lib/base/program.h"
 #include "lib/base/status_macros.h"
 #include "lib/rpc/address.h"
 #include "nlohmann/json.hpp"
@@ -79,22 +80,24 @@ absl::Status LocalCluster::MakeLogDir() {
 
 absl::Status LocalCluster::StartAll() {
   TANDEM_ASSIGN_OR_RETURN(rpc::HostPort listen, rpc::ParseHostPort(options_.listen));
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<int> ports, FreePorts(3 + options_.cpu_workers));
+  const int processes = 2 + options_.cpu_workers;
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<int> ports, FreePorts(2 * processes));
   // Workers need to know the port before the coordinator has told it.
   if (listen.port == 0) listen.port = static_cast<uint16_t>(ports[0]);
   address_ = rpc::FormatHostPort(listen);
-  const auto add = [&](const std::string& role, const std::string& name, int port) {
+  const auto add = [&](const std::string& role, const std::string& name) {
     Process process;
     process.role = role;
     process.name = name;
-    process.admin = LoopbackAddress(port);
+    const size_t i = processes_.size();
+    process.own = {LoopbackAddress(ports[2 * i]), LoopbackAddress(ports[2 * i + 1])};
     process.log = absl::StrCat(log_dir_, "/", name, ".log");
     processes_.push_back(std::move(process));
   };
-  add("coordinator", "coordinator", ports[1]);
-  add("gpu_worker", "gpu-0", ports[2]);
-  for (int i = 0; i < options_.cpu_workers; ++i)
-    add("cpu_worker", absl::StrCat("cpu-", i), ports[3 + i]);
+  add("coordinator", "coordinator");
+  processes_[0].own.listen = address_;
+  add("gpu_worker", "gpu-0");
+  for (int i = 0; i < options_.cpu_workers; ++i) add("cpu_worker", absl::StrCat("cpu-", i));
   for (Process& process : processes_) TANDEM_RETURN_IF_ERROR(StartProcess(&process));
   WriteState();
   return absl::OkStatus();
@@ -104,18 +107,19 @@ ChildSpec LocalCluster::SpecOf(const Process& process) const {
   ChildSpec spec;
   spec.name = process.name;
   spec.log_path = process.log;
-  std::string program = "tandem-cpu-worker";
-  if (process.role == "coordinator") program = "tandem-coordinator";
-  if (process.role == "gpu_worker") program = "tandem-gpu-worker";
-  spec.argv = {absl::StrCat(OwnFolder(), "/", program)};
+  std::string program;
   std::vector<std::string> args;
   if (process.role == "coordinator") {
-    args = CoordinatorArgs(options_, address_, process.admin);
+    program = "tandem-coordinator";
+    args = CoordinatorArgs(options_, process.own);
   } else if (process.role == "gpu_worker") {
-    args = GpuWorkerArgs(options_, address_, process.admin);
+    program = "tandem-gpu-worker";
+    args = GpuWorkerArgs(options_, address_, process.own);
   } else {
-    args = CpuWorkerArgs(options_, address_, process.admin);
+    program = "tandem-cpu-worker";
+    args = CpuWorkerArgs(options_, address_, process.own);
   }
+  spec.argv = {absl::StrCat(OwnFolder(), "/", program)};
   spec.argv.insert(spec.argv.end(), args.begin(), args.end());
   return spec;
 }
@@ -163,8 +167,12 @@ void LocalCluster::Revive(Process* process) {
     WriteState();
   }
   if (process->given_up || now < process->restart_at) return;
-  if (const absl::StatusOr<std::vector<int>> port = FreePorts(1); port.ok())
-    process->admin = LoopbackAddress((*port)[0]);
+  // It could not start, perhaps because somebody has taken its ports meanwhile.
+  if (process->child->Poll() == base::kExitCannotStart) {
+    if (const absl::StatusOr<std::vector<int>> ports = FreePorts(2); ports.ok()) {
+      process->own = {LoopbackAddress((*ports)[0]), LoopbackAddress((*ports)[1])};
+    }
+  }
   const absl::Status status = StartProcess(process);
   if (!status.ok()) {
     base::LogError("restart_failed", {{"name", process->name}, {"reason", status.ToString()}});
@@ -190,7 +198,8 @@ std::string LocalCluster::StateJson() const {
     state["processes"].push_back({{"role", process.role},
                                   {"name", process.name},
                                   {"pid", process.child->pid()},
-                                  {"admin", process.admin},
+                                  {"listen", process.own.listen},
+                                  {"admin", process.own.admin},
                                   {"log", process.log},
                                   {"restarts", process.restarts}});
   }

@@ -31,7 +31,8 @@ class LocalCluster {
 
   // Tells the state file, from now on with `ready`.
   void SetReady(bool ready);
-  // {"ready", "address", "processes": [{"role", "name", "pid", "admin", "log", "restarts"}]}
+  // {"ready", "address", "processes": [{"role", "name", "pid", "listen", "admin", "log",
+  // "restarts"}]}
   std::string StateJson() const;
   // SIGTERM, ten seconds, SIGKILL. The coordinator first, so that it lets running requests finish
   // on its workers.
@@ -42,7 +43,7 @@ class LocalCluster {
   struct Process {
     std::string role;  // "coordinator", "gpu_worker", "cpu_worker"
     std::string name;  // "cpu-0"; also that of its log file
-    std::string admin;
+    Addresses own;     // kept over restarts, so that the coordinator knows who replaces whom
     std::string log;
     std::unique_ptr<ChildProcess> child;
     int restarts = 0;

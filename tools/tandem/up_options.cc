@@ -67,14 +67,13 @@ void AddUpOptions(CLI::App& app, UpOptions* o) {
           "CPU workers: most bytes of experts each");
 }
 
-std::vector<std::string> CoordinatorArgs(const UpOptions& o, const std::string& address,
-                                         const std::string& admin) {
+std::vector<std::string> CoordinatorArgs(const UpOptions& o, const Addresses& own) {
   std::vector<std::string> args = {"--model",
                                    o.model,
                                    "--listen",
-                                   address,
+                                   own.listen,
                                    "--admin-listen",
-                                   admin,
+                                   own.admin,
                                    "--expect-cpu-workers",
                                    absl::StrCat(o.cpu_workers)};
   Pass("--replicas", o.replicas, &args);
@@ -89,10 +88,10 @@ std::vector<std::string> CoordinatorArgs(const UpOptions& o, const std::string& 
   return args;
 }
 
-std::vector<std::string> GpuWorkerArgs(const UpOptions& o, const std::string& address,
-                                       const std::string& admin) {
-  std::vector<std::string> args = {"--model",  o.model,       "--coordinator",  address,
-                                   "--listen", "127.0.0.1:0", "--admin-listen", admin};
+std::vector<std::string> GpuWorkerArgs(const UpOptions& o, const std::string& coordinator,
+                                       const Addresses& own) {
+  std::vector<std::string> args = {"--model",  o.model,    "--coordinator",  coordinator,
+                                   "--listen", own.listen, "--admin-listen", own.admin};
   if (o.gpu_threads > 0) Pass("--threads", absl::StrCat(o.gpu_threads), &args);
   Pass("--backend", o.backend, &args);
   Pass("--precision", o.precision, &args);
@@ -103,14 +102,14 @@ std::vector<std::string> GpuWorkerArgs(const UpOptions& o, const std::string& ad
   return args;
 }
 
-std::vector<std::string> CpuWorkerArgs(const UpOptions& o, const std::string& address,
-                                       const std::string& admin) {
+std::vector<std::string> CpuWorkerArgs(const UpOptions& o, const std::string& coordinator,
+                                       const Addresses& own) {
   const int cores = std::max(1u, std::thread::hardware_concurrency());
   const int threads =
       o.cpu_threads > 0 ? o.cpu_threads : std::max(1, cores / std::max(1, o.cpu_workers));
   std::vector<std::string> args = {
-      "--model",     o.model,          "--coordinator", address,     "--listen",
-      "127.0.0.1:0", "--admin-listen", admin,           "--threads", absl::StrCat(threads)};
+      "--model",  o.model,          "--coordinator", coordinator, "--listen",
+      own.listen, "--admin-listen", own.admin,       "--threads", absl::StrCat(threads)};
   Pass("--routing", o.routing, &args);
   Pass("--memory-limit", o.cpu_memory_limit, &args);
   return args;

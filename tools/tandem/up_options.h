@@ -30,13 +30,17 @@ struct UpOptions {
 
 void AddUpOptions(CLI::App& app, UpOptions* options);
 
-// The arguments behind the program's name. `address` is the coordinator's, `admin` the program's
-// own admin address.
-std::vector<std::string> CoordinatorArgs(const UpOptions& options, const std::string& address,
-                                         const std::string& admin);
-std::vector<std::string> GpuWorkerArgs(const UpOptions& options, const std::string& address,
-                                       const std::string& admin);
-std::vector<std::string> CpuWorkerArgs(const UpOptions& options, const std::string& address,
-                                       const std::string& admin);
+// Where a program shall listen: for its peers and for /metrics.
+struct Addresses {
+  std::string listen;
+  std::string admin;
+};
+
+// The arguments behind the program's name. `coordinator` is the coordinator's address.
+std::vector<std::string> CoordinatorArgs(const UpOptions& options, const Addresses& own);
+std::vector<std::string> GpuWorkerArgs(const UpOptions& options, const std::string& coordinator,
+                                       const Addresses& own);
+std::vector<std::string> CpuWorkerArgs(const UpOptions& options, const std::string& coordinator,
+                                       const Addresses& own);
 
 }  // namespace tandem::launcher
