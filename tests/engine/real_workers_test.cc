@@ -67,7 +67,8 @@ class GpuWorkerProcess {
 
 class RealWorkersTest : public testing::Test {
  protected:
-  RealWorkersTest() : golden_(LoadGolden("v3")) {}
+  // A model whose experts are as wide as the workers' kernels want (32 at least).
+  RealWorkersTest() : golden_(LoadGolden("kimi_k2")) {}
 
   ~RealWorkersTest() override {
     link_.reset();
@@ -86,7 +87,9 @@ class RealWorkersTest : public testing::Test {
     options.lease = absl::Seconds(3);
     registry_ = std::make_unique<coordinator::Registry>(options, &base::RealClock());
     membership_ = coordinator::MakeMembershipService(registry_.get());
-    server_ = rpc::GrpcServer::Start("127.0.0.1:0", {membership_.get()}).value();
+    auto server = rpc::GrpcServer::Start("127.0.0.1:0", {membership_.get()});
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
     ticker_ = std::thread([this] {
       while (!stop_) {
         registry_->Tick();
@@ -94,19 +97,21 @@ class RealWorkersTest : public testing::Test {
       }
     });
     for (int i = 0; i < 2; ++i) cpu_.push_back(StartCpuWorker());
-    gpu_ = std::make_unique<GpuWorkerProcess>(
-        std::vector<std::string>{"--model", SourcePath("tests/golden/logits/v3"), "--coordinator",
-                                 server_->address(), "--precision", "f32", "--threads", "1",
-                                 "--kv-tokens", "1024", "--expert-patience-seconds", "1"});
+    gpu_ = std::make_unique<GpuWorkerProcess>(std::vector<std::string>{
+        "--model", SourcePath("tests/golden/logits/kimi_k2"), "--coordinator", server_->address(),
+        "--precision", "f32", "--threads", "1", "--kv-tokens", "1024", "--expert-patience-seconds",
+        "1"});
     WaitReady();
     link_ = rpc::EngineLink::Make(registry_->ReadyGpuWorkers().at(0).address);
   }
 
   std::unique_ptr<cpu_worker::Worker> StartCpuWorker() {
     cpu_worker::WorkerOptions options;
-    options.model_path = SourcePath("tests/golden/logits/v3");
+    options.model_path = SourcePath("tests/golden/logits/kimi_k2");
     options.coordinator = server_->address();
-    return cpu_worker::Worker::Start(options).value();
+    auto worker = cpu_worker::Worker::Start(options);
+    if (!worker.ok()) ADD_FAILURE() << worker.status();
+    return worker.ok() ? *std::move(worker) : nullptr;
   }
 
   void WaitReady() {
