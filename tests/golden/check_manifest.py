@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Checks that the committed whole-model vectors are complete and unchanged since they were made."""
+"""Checks that the committed whole-model vectors are complete and belong to the committed models."""
 
 import hashlib
 import json
 import pathlib
+import struct
 import sys
 
-LOGITS = pathlib.Path(__file__).resolve().parent / "logits"
+HERE = pathlib.Path(__file__).resolve().parent
+LOGITS, QUIZ, QUIZ_MODEL = HERE / "logits", HERE / "quiz", HERE.parents[1] / "models/quiz"
+PROMPTS, TOP = 200, 64   # as in make_quiz_reference.py
 
 
 def check_model(name, report):
@@ -30,12 +33,30 @@ def check_model(name, report):
                    max(row) < config["n_routed_experts"] for row in rows)
 
 
+def check_quiz():
+    """The vectors must be of the committed file, complete, sorted, and as accurate as noted."""
+    manifest = json.loads((QUIZ / "MANIFEST.json").read_text())
+    committed = hashlib.sha256((QUIZ_MODEL / "quiz-Q4_K_M.gguf").read_bytes()).hexdigest()
+    assert committed == manifest["gguf_sha256"]["q4_K_M"], "vectors are of another Q4_K_M file"
+    prompts = json.loads((QUIZ / "prompts.json").read_text())
+    assert len(prompts["tokens"]) == len(prompts["answer_token"]) == PROMPTS
+    for variant, accuracy in manifest["accuracy_of_these_prompts"].items():
+        ids = struct.unpack(f"<{PROMPTS * TOP}H", (QUIZ / f"{variant}.ids.u16").read_bytes())
+        logprobs = struct.unpack(f"<{PROMPTS * TOP}f",
+                                 (QUIZ / f"{variant}.logprob.f32").read_bytes())
+        rows = [logprobs[i * TOP:(i + 1) * TOP] for i in range(PROMPTS)]
+        assert all(row == tuple(sorted(row, reverse=True)) and row[0] <= 0 for row in rows)
+        hits = sum(ids[i * TOP] == right for i, right in enumerate(prompts["answer_token"]))
+        assert hits == round(accuracy * PROMPTS), f"{variant}: {hits} right answers"
+    return len(manifest["accuracy_of_these_prompts"])
+
+
 def main():
     models = json.loads((LOGITS / "MANIFEST.json").read_text())["models"]
     assert set(models) == {d.name for d in LOGITS.iterdir() if d.is_dir()}
     for name, report in models.items():
         check_model(name, report)
-    print(f"{len(models)} models are as they were made")
+    print(f"{len(models)} tiny models and {check_quiz()} quiz variants are as they were made")
     return 0
 
 
