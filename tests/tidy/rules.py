@@ -173,9 +173,10 @@ def cmake_patterns(tree):
         text = re.sub(r"#[^\n]*", "", tree.text(path))
         for token in re.findall(r'[^\s()"<>;]+\.(?:cc|h|cu|cuh|proto|py)\b', text):
             token = token.replace("${CMAKE_SOURCE_DIR}/", "/").replace("${CMAKE_CURRENT_SOURCE_DIR}/", "")
-            full = token[1:] if token.startswith("/") else f"{folder}/{token}".removeprefix("./")
-            parts = re.split(r"\$\{\w+\}", full)
-            patterns.append(".*".join(re.escape(p) for p in parts))
+            # Scripts of tests are named from the root, because that is where tests run.
+            names = [token[1:]] if token.startswith("/") else [f"{folder}/{token}".removeprefix("./"), token]
+            for name in names:
+                patterns.append(".*".join(re.escape(p) for p in re.split(r"\$\{\w+\}", name)))
     return re.compile("|".join(f"(?:{p})" for p in patterns) or "$^")
 
 
