@@ -35,6 +35,7 @@ struct Sequence {
   std::vector<sampling::v1::PositionLogprobs> prompt_logprobs;
   bool prompt_logprobs_sent = false;
 
+  uint32_t prompt_counted = 0;  // prompt tokens in the metrics; replays are not counted again
   std::optional<absl::Duration> first_slice_at, first_token_at, last_token_at;
 
   uint32_t prompt_size() const { return static_cast<uint32_t>(request.prompt.size()); }

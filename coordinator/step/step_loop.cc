@@ -18,7 +18,7 @@ using engine::v1::StepResult;
 
 // How long an idle loop sleeps on its inbox: the delay with which it sees cancellations and workers
 // that come.
-constexpr absl::Duration kIdleWait = absl::Milliseconds(50);
+constexpr absl::Duration kIdleWait = absl::Milliseconds(100);
 constexpr absl::Duration kNotReadyWait = absl::Milliseconds(20);
 constexpr absl::Duration kDescribeTimeout = absl::Seconds(2);
 
@@ -361,7 +361,10 @@ void StepLoop::ApplySlice(uint64_t key, const SliceDecision& slice, bool sampled
                absl::InternalError("the GPU worker sent no token where one was asked for"));
   }
   sequence.computed += slice.count;
-  if (slice.prefill && !sequence.first_token_at) metrics_->prompt_tokens.Increment(slice.count);
+  if (slice.prefill && sequence.computed > sequence.prompt_counted) {
+    metrics_->prompt_tokens.Increment(sequence.computed - sequence.prompt_counted);
+    sequence.prompt_counted = sequence.computed;
+  }
   for (auto& position : *result.mutable_prompt_logprobs()) {
     if (sequence.wants_prompt_logprobs()) sequence.prompt_logprobs.push_back(std::move(position));
   }

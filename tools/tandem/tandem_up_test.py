@@ -1,7 +1,6 @@
-"""`tandem up` as its users meet it: exit codes, one sentence when it cannot start, restarts, and no process left behind.
+"""`tandem up` as its users meet it: exit codes, one sentence when it cannot start, restarts, no process left behind.
 
-Needs the quiz model (models/quiz) and the programs beside `tandem`; skips when one is missing. Port conflicts are tested without
-either.
+Needs the quiz model (models/quiz, or $TANDEM_QUIZ_MODEL) and the programs beside `tandem`; skips when one is missing.
 """
 
 import json
