@@ -5,7 +5,7 @@
 # workers on this machine, asks the quiz model its test questions and ends with the result table. No GPU, no download.
 #
 #   --questions N   only the first N questions (all by default)
-#   --format F      bf16 (default), or a quantized copy of the routed experts that lies in models/quiz, such as q4_K_M
+#   --format F      bf16 (default), or that of a GGUF file in models/quiz: q4_K_M
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$TANDEM_ROOT"
 
@@ -22,20 +22,20 @@ while [[ $# -gt 0 ]]; do
 done
 [[ "$questions" =~ ^[0-9]+$ ]] || cannot_start "expected a number after --questions, found '$questions'"
 
-# The folder of the bf16 model, or the one GGUF file of that format.
+# The bf16 checkpoint, or the one GGUF file of that format.
 model_path() {
   if [[ "$format" == bf16 ]]; then
-    echo models/quiz
+    echo models/quiz/model.safetensors
     return
   fi
   local found
-  mapfile -t found < <(find models/quiz -name "*$format*.gguf" | sort)
+  mapfile -t found < <(find models/quiz -iname "*$format*.gguf" | sort)
   [[ ${#found[@]} == 1 ]] ||
     cannot_start "expected one file models/quiz/*$format*.gguf, found ${#found[@]}; formats there: $(formats_there)"
   echo "${found[0]}"
 }
 
-formats_there() { echo "bf16 $(find models/quiz -name '*.gguf' -printf '%f ' | sed 's/\.gguf//g')"; }
+formats_there() { echo "bf16 $(find models/quiz -name '*.gguf' -printf '%f ' | sed 's/quiz-//g; s/\.gguf//g')"; }
 
 model="$(model_path)"
 install_packages
