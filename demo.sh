@@ -5,7 +5,7 @@
 # workers on this machine, asks the quiz model its test questions and ends with the result table. No GPU, no download.
 #
 #   --questions N   only the first N questions (all by default)
-#   --format F      bf16 (default), or that of a GGUF file in models/quiz: q4_K_M
+#   --format F      bf16 (default), or that of a GGUF file in models/quiz/gguf: q8_0, q4_K_M, iq1_s
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$TANDEM_ROOT"
 
@@ -25,13 +25,13 @@ done
 # The bf16 checkpoint, or the one GGUF file of that format.
 model_path() {
   if [[ "$format" == bf16 ]]; then
-    echo models/quiz/model.safetensors
+    echo models/quiz
     return
   fi
   local found
-  mapfile -t found < <(find models/quiz -iname "*$format*.gguf" | sort)
+  mapfile -t found < <(find models/quiz/gguf -iname "*$format*.gguf" | sort)
   [[ ${#found[@]} == 1 ]] ||
-    cannot_start "expected one file models/quiz/*$format*.gguf, found ${#found[@]}; formats there: $(formats_there)"
+    cannot_start "expected one file models/quiz/gguf/*$format*.gguf, found ${#found[@]}; formats there: $(formats_there)"
   echo "${found[0]}"
 }
 

@@ -1,5 +1,6 @@
-// BoundedQueue: the only way one thread hands work to another. Full is an answer (false), never a wait; every pop has a
-// deadline; Close() wakes all waiters, and what is already queued can still be taken.
+// BoundedQueue: the only way one thread hands work to another. Full is an answer (false), never a
+// wait; every pop has a deadline; Close() wakes all waiters, and what is already queued can still
+// be taken.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// Clock: the first of the project's four interfaces. Everything that waits or measures asks one, so that tests can run a
-// cluster on simulated time.
+// Clock: the first of the project's four interfaces. Everything that waits or measures asks one, so
+// that tests can run a cluster on simulated time.
 #pragma once
 
 #include "absl/time/time.h"

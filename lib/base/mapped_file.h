@@ -1,5 +1,5 @@
-// MappedFile: a file's bytes without a copy. Weights are mapped read-only and paged in by use, so that a worker's memory
-// is that of the tensors it reads, not of the files that hold them.
+// MappedFile: a file's bytes without a copy. Weights are mapped read-only and paged in by use, so
+// that a worker's memory is that of the tensors it reads, not of the files that hold them.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@ namespace tandem::base {
 
 class MappedFile {
  public:
-  // Maps all of `path` read-only. NOT_FOUND, PERMISSION_DENIED or FAILED_PRECONDITION (not a regular file) name the path.
-  // An empty file maps to an empty span.
+  // Maps all of `path` read-only. NOT_FOUND, PERMISSION_DENIED or FAILED_PRECONDITION (not a
+  // regular file) name the path. An empty file maps to an empty span.
   static absl::StatusOr<MappedFile> Open(const std::string& path);
 
   MappedFile(MappedFile&& other) noexcept;
@@ -22,7 +22,8 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
   ~MappedFile();
 
-  // Valid as long as this object lives. If another process truncates the file, reading past its new end raises SIGBUS.
+  // Valid as long as this object lives. If another process truncates the file, reading past its new
+  // end raises SIGBUS.
   std::span<const std::byte> bytes() const { return {data_, size_bytes_}; }
   const std::string& path() const { return path_; }
 

@@ -1,5 +1,5 @@
-// The two macros that pass an absl::Status up the stack. Together with the checks of check.h they are the only macros
-// of the project.
+// The two macros that pass an absl::Status up the stack. Together with the checks of check.h they
+// are the only macros of the project.
 #pragma once
 
 #include <utility>
@@ -7,10 +7,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-#define TANDEM_RETURN_IF_ERROR(expression)            \
-  do {                                                \
-    absl::Status tandem_status = (expression);        \
-    if (!tandem_status.ok()) return tandem_status;    \
+#define TANDEM_RETURN_IF_ERROR(expression)         \
+  do {                                             \
+    absl::Status tandem_status = (expression);     \
+    if (!tandem_status.ok()) return tandem_status; \
   } while (false)
 
 #define TANDEM_CONCAT_INNER(a, b) a##b

@@ -1,5 +1,5 @@
-// Bridges between std::string_view and Debian's absl::string_view, which are different types, and the UTF-8 and number
-// helpers that several folders need.
+// Bridges between std::string_view and Debian's absl::string_view, which are different types, and
+// the UTF-8 and number helpers that several folders need.
 #pragma once
 
 #include <string>

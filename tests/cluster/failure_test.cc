@@ -1,4 +1,5 @@
-// What a user sees when a process dies: a clear error in time, a cluster that comes back by itself, nothing left behind.
+// What a user sees when a process dies: a clear error in time, a cluster that comes back by itself,
+// nothing left behind.
 #include <signal.h>
 
 #include "absl/strings/str_cat.h"
@@ -67,13 +68,13 @@ TEST_F(FailureTest, KilledExpertWorkerFailsInTimeAndTheClusterRecovers) {
   });
   const absl::Duration waited = absl::Now() - killed;
   ASSERT_NE(killed, absl::Time()) << "the answer ended before the kill";
-  // Either the answer survived on the restarted worker, and then it must be the same, or it failed in the documented way.
+  // Either the answer survived on the restarted worker, and then it must be the same, or it failed
+  // in the documented way.
   if (answer.ok()) {
     EXPECT_EQ(answer->ids, baseline_);
   } else {
     EXPECT_EQ(answer.status().code(), absl::StatusCode::kUnavailable) << answer.status();
-    EXPECT_NE(answer.status().message().find("expert"), absl::string_view::npos)
-        << answer.status();
+    EXPECT_NE(answer.status().message().find("expert"), absl::string_view::npos) << answer.status();
   }
   EXPECT_LT(waited, absl::Seconds(30));
   const absl::Status ready = client_->WaitReady(absl::Seconds(60));

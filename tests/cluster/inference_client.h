@@ -40,7 +40,8 @@ class InferenceClient {
   std::unique_ptr<Impl> impl_;
 };
 
-// A request on token ids: greedy, `max_tokens` long, stop tokens ignored, log probabilities of all of `vocab` tokens when > 0.
+// A request on token ids: greedy, `max_tokens` long, stop tokens ignored, log probabilities of all
+// of `vocab` tokens when > 0.
 inference::v1::GenerateRequest TokenRequest(const std::vector<uint32_t>& prompt, int max_tokens,
                                             int vocab);
 

@@ -1,5 +1,6 @@
-// Same weights, prompt and seed give the same tokens and the same log probabilities, bit for bit, whatever the batch, the number of
-// expert workers or the chunks a prompt is cut into. Real processes, the model that ships.
+// Same weights, prompt and seed give the same tokens and the same log probabilities, bit for bit,
+// whatever the batch, the number of expert workers or the chunks a prompt is cut into. Real
+// processes, the model that ships.
 #include <filesystem>
 #include <thread>
 

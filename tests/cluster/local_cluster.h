@@ -1,5 +1,6 @@
-// LocalCluster: a whole cluster of real processes on loopback for one test, started with `tandem up` as a user would and
-// described by the state file it writes. Stopping it checks that nothing is left behind.
+// LocalCluster: a whole cluster of real processes on loopback for one test, started with `tandem
+// up` as a user would and described by the state file it writes. Stopping it checks that nothing is
+// left behind.
 #pragma once
 
 #include <sys/types.h>

@@ -1,5 +1,5 @@
-// Runs a fuzz target over the files and folders named on the command line, without libFuzzer, so that the committed
-// corpus is replayed by every compiler and sanitizer.
+// Runs a fuzz target over the files and folders named on the command line, without libFuzzer, so
+// that the committed corpus is replayed by every compiler and sanitizer.
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>

@@ -34,10 +34,12 @@ def check_model(name, report):
 
 
 def check_quiz():
-    """The vectors must be of the committed file, complete, sorted, and as accurate as noted."""
+    """The vectors must be of the committed files, complete, sorted, and as accurate as noted."""
     manifest = json.loads((QUIZ / "MANIFEST.json").read_text())
-    committed = hashlib.sha256((QUIZ_MODEL / "quiz-Q4_K_M.gguf").read_bytes()).hexdigest()
-    assert committed == manifest["gguf_sha256"]["q4_K_M"], "vectors are of another Q4_K_M file"
+    for kind in ("q8_0", "q4_K_M", "iq1_s"):
+        file = QUIZ_MODEL / "gguf" / f"quiz-{kind.upper()}.gguf"
+        committed = hashlib.sha256(file.read_bytes()).hexdigest()
+        assert committed == manifest["gguf_sha256"][kind], f"vectors are of another {file.name}"
     prompts = json.loads((QUIZ / "prompts.json").read_text())
     assert len(prompts["tokens"]) == len(prompts["answer_token"]) == PROMPTS
     for variant, accuracy in manifest["accuracy_of_these_prompts"].items():

@@ -5,8 +5,8 @@ For every variant (transformers with the stored bfloat16 weights computed in flo
 with the bf16, q8_0, q4_K_M and iq1_s files) the TOP largest log-probabilities of the position
 after the prompt are kept with their token ids. MANIFEST.json also records how far the same engine
 is from itself when only threads or batch size change, and how far the two engines are apart:
-thresholds of tests rest on these numbers. The GGUF files that are not in the tree are made on the
-fly by tools/quiz.
+thresholds of tests rest on these numbers. The GGUF files are made on the fly by tools/quiz and must
+equal the committed ones.
 """
 
 import argparse
@@ -45,13 +45,13 @@ def read_prompts(model_dir):
         [tokenizer.token_to_id(letter) for letter in make_data.LETTERS]
 
 
-def with_transformers(model_dir, prompts):
+def with_transformers(model_dir, prompts, dtype="float32"):
     """Log-probabilities [prompts, vocab]."""
     import torch
     import transformers
-    model = transformers.DeepseekV3ForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    model = transformers.DeepseekV3ForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype))
     with torch.no_grad():
-        logits = [model(torch.tensor([p])).logits[0, -1].numpy() for p in prompts]
+        logits = [model(torch.tensor([p])).logits[0, -1].float().numpy() for p in prompts]
     return log_softmax(np.stack(logits))
 
 
@@ -92,7 +92,7 @@ def distance(p, q):
 
 
 def make_files(args, work):
-    """kind -> GGUF path; q4_K_M is the committed file, the others are made in `work`."""
+    """kind -> GGUF path, all made anew in `work`."""
     tool = lambda name, *rest: subprocess.run(
         [sys.executable, str(ROOT / "tools/quiz" / name), *map(str, rest)], check=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -131,7 +131,9 @@ def main():
         hashes = {k: hashlib.sha256(f.read_bytes()).hexdigest() for k, f in files.items()}
         for kind, path in files.items():
             variants[f"llama_{kind}"] = with_llama(path, prompts)
-        noise = {}
+        # What rounding every activation to bfloat16 costs, as a network served in that precision does.
+        noise = {"transformers bfloat16: against transformers_f32": distance(
+            variants["transformers_f32"], with_transformers(args.model, prompts, "bfloat16"))}
         for kind in KINDS:
             base = variants[f"llama_{kind}"]
             noise[f"{kind}: 2 threads against 1"] = distance(
@@ -140,9 +142,10 @@ def main():
                 base, with_llama(files[kind], prompts, batch=8))
             noise[f"{kind}: against transformers_f32"] = distance(
                 base, variants["transformers_f32"])
-    committed = args.model / "quiz-Q4_K_M.gguf"
-    if hashlib.sha256(committed.read_bytes()).hexdigest() != hashes["q4_K_M"]:
-        raise SystemExit("models/quiz/quiz-Q4_K_M.gguf is not what quantize.py makes now")
+    for kind in KINDS[1:]:
+        committed = args.model / "gguf" / f"quiz-{kind.upper()}.gguf"
+        if hashlib.sha256(committed.read_bytes()).hexdigest() != hashes[kind]:
+            raise SystemExit(f"{committed} is not what quantize.py makes now")
     for name, logprobs in variants.items():
         save(args.out, name, logprobs)
     (args.out / "prompts.json").write_text(json.dumps(
