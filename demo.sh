@@ -31,7 +31,7 @@ model_path() {
   local found
   mapfile -t found < <(find models/quiz/gguf -iname "*$format*.gguf" | sort)
   [[ ${#found[@]} == 1 ]] ||
-    cannot_start "expected one file models/quiz/gguf/*$format*.gguf, found ${#found[@]}; formats there: $(formats_there)"
+    cannot_start "expected one file models/quiz/gguf/*$format*.gguf, found ${#found[@]}; there: $(formats_there)"
   echo "${found[0]}"
 }
 

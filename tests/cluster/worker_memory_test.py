@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Peak memory of an expert worker and the CPU an idle cluster uses, on a synthetic model with 2 GiB of experts a worker.
+"""Peak memory of an expert worker and the CPU an idle cluster uses, with 2 GiB of experts a worker.
 
-Asserts, from /proc: VmHWM of each expert worker <= 1.15 x the bytes of its own experts + 64 MiB, and that all processes of an
-idle cluster together use less than 1 % of one core. Meant for a release build; skips (exit 77) where it cannot mean anything.
+The model is synthetic. Asserts, from /proc: VmHWM of each expert worker <= 1.15 x the bytes of its own experts +
+64 MiB, and that all processes of an idle cluster together use less than 1 % of one core. Meant for a
+release build; skips (exit 77) where it cannot mean anything.
 """
 import json
 import os
@@ -18,9 +19,9 @@ import urllib.request
 BINARIES = pathlib.Path(os.environ.get("TANDEM_BINARY_DIR", "build/release")) / "bin"
 EXPERT_BYTES_MIN = 2 << 30
 IDLE_SECONDS = 10
-# hidden 2048, 64 experts of 1536 (a multiple of 256): a q8_0 expert is 3 * 2048 * 1536 * 34 / 32 bytes = 9.56 MiB, a layer 612 MiB;
-# eight expert layers on two workers are 2.4 GiB each. One dense layer in front. Small vocabulary and few heads: only the
-# experts matter here.
+# hidden 2048, 64 experts of 1536 (a multiple of 256): a q8_0 expert is 3 * 2048 * 1536 * 34 / 32 bytes
+# = 9.56 MiB, a layer 612 MiB; eight expert layers on two workers are 2.4 GiB each. One dense layer in
+# front. Small vocabulary and few heads: only the experts matter here.
 CONFIG = {
     "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "vocab_size": 512,
     "hidden_size": 2048, "intermediate_size": 2048, "moe_intermediate_size": 1536,
