@@ -20,7 +20,7 @@ absl::Status CheckWeightType(DType type, int64_t cols) {
   if (!is_float && !IsIntegerForm(type)) {
     return absl::UnimplementedError(absl::StrCat("no kernel for weights of type ", NameOf(type)));
   }
-  if (cols <= 0 || cols % kActivationBlock != 0) {
+  if (cols <= 0 || (!is_float && cols % kActivationBlock != 0)) {
     return absl::InvalidArgumentError(absl::StrCat("weights of type ", NameOf(type),
                                                    " need a row length that is a multiple of ",
                                                    kActivationBlock, ", found ", cols));

@@ -18,8 +18,8 @@ bool HasMins(DType type);
 bool IsIntegerForm(DType type);
 
 // OK when `type` can hold weights of an FFN with contraction length `cols`. UNIMPLEMENTED names a
-// type without a kernel, INVALID_ARGUMENT a length that is no multiple of 32 (one scale of
-// quantized activations covers 32 values).
+// type without a kernel, INVALID_ARGUMENT, for block-quantized types, a length that is no multiple
+// of 32 (one scale of quantized activations covers 32 values).
 absl::Status CheckWeightType(DType type, int64_t cols);
 
 // Unpacks one row of `cols` weights at the even address `src` and pads it to PaddedCodes(cols).
