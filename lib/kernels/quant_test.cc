@@ -65,7 +65,9 @@ TEST(Quant, EveryFormatOfTheProjectHasAKernel) {
       EXPECT_EQ(table->unpack[i] != nullptr, IsIntegerForm(type)) << table->isa;
     }
   }
-  EXPECT_EQ(CheckWeightType(DType::kBF16, 100).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(CheckWeightType(DType::kQ8_0, 100).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(CheckWeightType(DType::kBF16, 100).ok());
+  EXPECT_EQ(CheckWeightType(DType::kBF16, 0).code(), absl::StatusCode::kInvalidArgument);
 }
 
 // Each code byte in turn, then random codes: the unpacked form must give the codec's values bit for
