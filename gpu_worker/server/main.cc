@@ -34,7 +34,8 @@ constexpr char kExamples[] =
     "      --advertise gpu0 --admin-listen 0.0.0.0:9090 --attention flash --kv-tokens 65536";
 
 // How often a new placement epoch is looked for, to tell the coordinator that it is in use.
-constexpr absl::Duration kEpochInterval = absl::Milliseconds(200);
+// Only people read that, so it need not be soon.
+constexpr absl::Duration kEpochInterval = absl::Seconds(1);
 
 using membership::v1::WorkerState;
 
@@ -70,6 +71,7 @@ HostBackendOptions BackendOptionsOf(const WorkerOptions& o, const ModelConfig& c
   out.precision = o.precision == "f32" ? Precision::kF32 : Precision::kBf16;
   out.attention =
       o.attention == "reference" ? AttentionKernel::kReference : AttentionKernel::kFlash;
+  out.linear = o.linear == "onednn" ? LinearKernel::kOneDnn : LinearKernel::kNative;
   out.kv_pages = KvPages(o, config, out.precision);
   out.rows_max = o.rows_max;
   out.threads = o.threads > 0 ? o.threads

@@ -45,6 +45,10 @@ void AddWorkerOptions(CLI::App& app, WorkerOptions* o) {
   app.add_option("--attention", o->attention, "flash or reference")
       ->capture_default_str()
       ->check(CLI::IsMember({"flash", "reference"}));
+  app.add_option("--linear", o->linear,
+                 "Kernel of bf16 linear layers: native (same bits on every processor) or onednn")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"native", "onednn"}));
   app.add_option("--precision", o->precision, "bf16 or f32")
       ->capture_default_str()
       ->check(CLI::IsMember({"bf16", "f32"}));

@@ -21,6 +21,7 @@ struct WorkerOptions {
   std::string admin_listen = "127.0.0.1:0";
   std::string backend = "host";
   std::string attention = "flash";
+  std::string linear = "native";
   std::string precision = "bf16";
   std::string routing = "assume";
   int64_t kv_tokens = 0;

@@ -62,9 +62,9 @@ Harness::Harness(const ModelWeights& weights, const HarnessOptions& o)
             },
             [this](const std::string& address) { return cluster.Connect(address); }}),
       link(pool, {weights.digest, o.patience}),
-      backend(
-          MakeHostBackend(weights, {o.precision, o.attention, o.kv_pages, o.rows_max, o.threads})
-              .value()),
+      backend(MakeHostBackend(
+                  weights, {o.precision, o.attention, o.kv_pages, o.rows_max, o.threads, o.linear})
+                  .value()),
       engine(weights.config, *backend, &link),
       forward(weights.config, *backend, &link),
       config_(weights.config),

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "lib/kernels/onednn_linear.h"
 #include "tests/engine/harness.h"
 
 namespace tandem::gpu_worker {
@@ -18,6 +19,7 @@ struct Setting {
   const char* name;
   Precision precision;
   AttentionKernel attention;
+  LinearKernel linear = LinearKernel::kNative;
 };
 
 class InvarianceTest : public testing::TestWithParam<Setting> {
@@ -26,10 +28,17 @@ class InvarianceTest : public testing::TestWithParam<Setting> {
     tokens_ = RandomTokens(kPrompt + kAnswer, golden_.weights.config.vocab_size, 11);
   }
 
+  void SetUp() override {
+    if (GetParam().linear == LinearKernel::kOneDnn && !kernels::OneDnnLinear::Available()) {
+      GTEST_SKIP() << "oneDNN has no bf16 matmul on this processor";
+    }
+  }
+
   HarnessOptions Options(int threads = 1, int workers = 1) const {
     HarnessOptions options;
     options.precision = GetParam().precision;
     options.attention = GetParam().attention;
+    options.linear = GetParam().linear;
     options.threads = threads;
     options.workers = workers;
     return options;
@@ -142,6 +151,8 @@ INSTANTIATE_TEST_SUITE_P(
     Settings, InvarianceTest,
     testing::Values(Setting{"Bf16Flash", Precision::kBf16, AttentionKernel::kFlash},
                     Setting{"Bf16Reference", Precision::kBf16, AttentionKernel::kReference},
+                    Setting{"Bf16OneDnn", Precision::kBf16, AttentionKernel::kFlash,
+                            LinearKernel::kOneDnn},
                     Setting{"F32Flash", Precision::kF32, AttentionKernel::kFlash}),
     [](const auto& info) { return info.param.name; });
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "lib/kernels/onednn_linear.h"
 #include "tests/engine/harness.h"
 #include "tests/engine/tolerance.h"
 
@@ -76,10 +77,12 @@ double KlDivergence(const std::vector<double>& p_logits, const std::vector<float
 // difference under a distribution between the two (Hoeffding's lemma gives (2a)^2 / 8). The error
 // of one logit has the size |error of the row| / sqrt(vocab); a is three times that, as if every
 // likely token were three standard deviations off.
-void CheckBf16(const GoldenModel& golden, AttentionKernel attention) {
+void CheckBf16(const GoldenModel& golden, AttentionKernel attention,
+               LinearKernel linear = LinearKernel::kNative) {
   HarnessOptions options;
   options.precision = Precision::kBf16;
   options.attention = attention;
+  options.linear = linear;
   options.workers = 2;
   Harness harness(golden.weights, options);
   const LogitRows logits = RunGolden(harness, golden, /*forced=*/true, nullptr);
@@ -102,6 +105,13 @@ void CheckBf16(const GoldenModel& golden, AttentionKernel attention) {
 TEST_P(LogitsTest, Bf16Flash) { CheckBf16(LoadGolden(GetParam()), AttentionKernel::kFlash); }
 TEST_P(LogitsTest, Bf16Reference) {
   CheckBf16(LoadGolden(GetParam()), AttentionKernel::kReference);
+}
+
+TEST_P(LogitsTest, Bf16OneDnn) {
+  if (!kernels::OneDnnLinear::Available()) {
+    GTEST_SKIP() << "oneDNN has no bf16 matmul on this processor";
+  }
+  CheckBf16(LoadGolden(GetParam()), AttentionKernel::kFlash, LinearKernel::kOneDnn);
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, LogitsTest, testing::ValuesIn(GoldenNames()),

@@ -50,6 +50,7 @@ void AddUpOptions(CLI::App& app, UpOptions* o) {
   AddText(app, "--backend", &o->backend, "GPU worker: host or cuda");
   AddText(app, "--precision", &o->precision, "GPU worker: bf16 or f32");
   AddText(app, "--attention", &o->attention, "GPU worker: flash or reference");
+  AddText(app, "--linear", &o->linear, "GPU worker: native or onednn");
   AddText(app, "--routing", &o->routing, "Workers: how old GGUF files are read, assume or as-file");
   AddText(app, "--kv-tokens", &o->kv_tokens, "GPU worker: tokens the KV cache holds");
   AddText(app, "--rows-max", &o->rows_max, "GPU worker: rows of one step");
@@ -96,6 +97,7 @@ std::vector<std::string> GpuWorkerArgs(const UpOptions& o, const std::string& co
   Pass("--backend", o.backend, &args);
   Pass("--precision", o.precision, &args);
   Pass("--attention", o.attention, &args);
+  Pass("--linear", o.linear, &args);
   Pass("--routing", o.routing, &args);
   Pass("--kv-tokens", o.kv_tokens, &args);
   Pass("--rows-max", o.rows_max, &args);

@@ -12,6 +12,7 @@
 #include "gpu_worker/backend/host/rope.h"
 #include "gpu_worker/backend/host/router.h"
 #include "lib/base/check.h"
+#include "lib/base/status_macros.h"
 #include "lib/kernels/activation.h"
 #include "lib/kernels/linear.h"
 
@@ -50,6 +51,8 @@ class HostBackend : public Backend {
     info_ = {"host",           options.precision, options.attention,
              options.kv_pages, options.rows_max,  std::min(kLogitRowsMax, options.rows_max)};
   }
+
+  absl::Status UseOneDnn() { return gpu_worker::UseOneDnn(weights_); }
 
   const BackendInfo& info() const override { return info_; }
 
@@ -267,7 +270,7 @@ class HostBackend : public Backend {
   const Rope rope_;
   base::ThreadPool pool_;
   KvCache cache_;
-  const HostWeights weights_;
+  HostWeights weights_;
   BackendInfo info_;
 
   StepBatch step_;
@@ -285,7 +288,12 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeHostBackend(const ModelWeights& wei
         absl::StrCat("kv pages, rows and threads must be positive, found ", options.kv_pages, ", ",
                      options.rows_max, ", ", options.threads));
   }
-  return std::make_unique<HostBackend>(weights, options);
+  if (options.linear == LinearKernel::kOneDnn && options.precision != Precision::kBf16) {
+    return absl::InvalidArgumentError("oneDNN's linear layers need precision bf16, found f32");
+  }
+  auto backend = std::make_unique<HostBackend>(weights, options);
+  if (options.linear == LinearKernel::kOneDnn) TANDEM_RETURN_IF_ERROR(backend->UseOneDnn());
+  return backend;
 }
 
 }  // namespace tandem::gpu_worker

@@ -15,16 +15,23 @@
 
 namespace tandem::gpu_worker {
 
+// kNative: kernels/linear.h, the same bits on every instruction set. kOneDnn: oneDNN's bf16 matmul,
+// which uses AVX512_BF16 and the like, with bits of its own that are still the same for any batch,
+// chunking and number of threads on one machine.
+enum class LinearKernel { kNative, kOneDnn };
+
 struct HostBackendOptions {
   Precision precision = Precision::kBf16;
   AttentionKernel attention = AttentionKernel::kFlash;
   int64_t kv_pages = 64;
   int64_t rows_max = 512;
   int threads = 1;
+  LinearKernel linear = LinearKernel::kNative;
 };
 
 // Converts the weights of all layers but the routed experts; `weights` is not needed afterwards.
-// Logs progress. UNIMPLEMENTED when a layer lacks what this backend needs.
+// Logs progress. UNIMPLEMENTED when a layer lacks what this backend needs, or the processor has no
+// bf16 matmul of oneDNN's and that was asked for.
 absl::StatusOr<std::unique_ptr<Backend>> MakeHostBackend(const ModelWeights& weights,
                                                          const HostBackendOptions& options);
 

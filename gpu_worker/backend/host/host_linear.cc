@@ -5,6 +5,7 @@
 
 #include "gpu_worker/backend/host/bf16.h"
 #include "lib/base/check.h"
+#include "lib/base/status_macros.h"
 #include "lib/kernels/linear.h"
 
 namespace tandem::gpu_worker {
@@ -13,6 +14,12 @@ namespace {
 // Outputs per unit of work: small enough to share out a layer of a few hundred outputs, large
 // enough that one unit (64 rows of weights) costs far more than handing it over.
 constexpr int64_t kOutputGrain = 64;
+
+void RoundRows(int64_t rows, int64_t count, float* y, int64_t y_stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < count; ++i) y[r * y_stride + i] = RoundBf16(y[r * y_stride + i]);
+  }
+}
 
 }  // namespace
 
@@ -48,11 +55,12 @@ HostLinear HostLinear::FromMatrix(Precision precision, const Matrix& matrix) {
 }
 
 int64_t HostLinear::size_bytes() const {
-  return static_cast<int64_t>(bf16_.size() * sizeof(uint16_t) + f32_.size() * sizeof(float));
+  const int64_t value_bytes = precision_ == Precision::kF32 ? sizeof(float) : sizeof(uint16_t);
+  return outputs_ * inputs_ * value_bytes;
 }
 
 void HostLinear::ReadRow(int64_t i, float* dst) const {
-  TANDEM_CHECK(i >= 0 && i < outputs_);
+  TANDEM_CHECK(i >= 0 && i < outputs_ && onednn_ == nullptr);
   if (precision_ == Precision::kF32) {
     std::memcpy(dst, f32_.data() + i * inputs_, inputs_ * sizeof(float));
     return;
@@ -76,12 +84,17 @@ void HostLinear::ApplyRange(const void* packed_x, int64_t x_stride, int64_t rows
     kernels::LinearF32(args);
     return;
   }
+  TANDEM_CHECK(onednn_ == nullptr);
   args.w = bf16_.data() + begin * inputs_;
   kernels::LinearBf16(args);
-  if (!round) return;
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < count; ++i) y[r * y_stride + i] = RoundBf16(y[r * y_stride + i]);
-  }
+  if (round) RoundRows(rows, count, y, y_stride);
+}
+
+absl::Status HostLinear::UseOneDnn() {
+  if (precision_ == Precision::kF32 || empty()) return absl::OkStatus();
+  TANDEM_ASSIGN_OR_RETURN(onednn_, kernels::OneDnnLinear::Create(bf16_.data(), outputs_, inputs_));
+  bf16_ = {};
+  return absl::OkStatus();
 }
 
 void HostLinear::ApplyAll(base::ThreadPool& pool, LinearScratch& scratch, const float* x,
@@ -94,6 +107,13 @@ void HostLinear::ApplyAll(base::ThreadPool& pool, LinearScratch& scratch, const 
     PackBf16(x, x_stride, rows, inputs_, scratch.x.data());
     packed = scratch.x.data();
     x_stride = inputs_;
+  }
+  if (onednn_ != nullptr) {
+    pool.ParallelFor(onednn_->slices(), 1, [&](int64_t begin, int64_t end) {
+      onednn_->Run(scratch.x.data(), inputs_, rows, begin, end, y, y_stride);
+    });
+    if (round) RoundRows(rows, outputs_, y, y_stride);
+    return;
   }
   pool.ParallelFor(outputs_, kOutputGrain, [&](int64_t begin, int64_t end) {
     ApplyRange(packed, x_stride, rows, begin, end, round, y + begin, y_stride);

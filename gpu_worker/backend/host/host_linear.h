@@ -4,10 +4,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "gpu_worker/backend/backend.h"
 #include "lib/base/thread_pool.h"
+#include "lib/kernels/onednn_linear.h"
 #include "lib/model/model_weights.h"
 
 namespace tandem::gpu_worker {
@@ -32,6 +35,11 @@ class HostLinear {
   int64_t size_bytes() const;
   void ReadRow(int64_t i, float* dst) const;  // weights of output i as f32 [inputs]
 
+  // Hands the bf16 weights over to oneDNN, for Apply and ApplyUnrounded alone; ReadRow and
+  // ApplyRange are bugs afterwards. Its order over K is its own (onednn_linear.h), so it is all
+  // rows or none. No-op in f32 precision and when empty.
+  absl::Status UseOneDnn();
+
   // y[r * y_stride + i] for all outputs i and rows r, rounded to bf16 in bf16 precision. x: [rows]
   // rows of `inputs` values, x_stride apart. Splits outputs over the pool.
   void Apply(base::ThreadPool& pool, LinearScratch& scratch, const float* x, int64_t x_stride,
@@ -50,8 +58,9 @@ class HostLinear {
 
   Precision precision_ = Precision::kBf16;
   int64_t outputs_ = 0, inputs_ = 0;
-  std::vector<uint16_t> bf16_;  // [outputs, inputs], bf16 precision
-  std::vector<float> f32_;      // [outputs, inputs], f32 precision
+  std::vector<uint16_t> bf16_;  // [outputs, inputs], bf16 precision; empty with onednn_
+  std::unique_ptr<kernels::OneDnnLinear> onednn_;
+  std::vector<float> f32_;  // [outputs, inputs], f32 precision
 };
 
 // Packs rows of f32 values that are bf16 numbers; x_stride apart, packed contiguously. Exact.

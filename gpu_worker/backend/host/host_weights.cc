@@ -3,6 +3,7 @@
 #include "gpu_worker/backend/host/bf16.h"
 #include "lib/base/check.h"
 #include "lib/base/log.h"
+#include "lib/base/status_macros.h"
 #include "lib/tensor/codec.h"
 
 namespace tandem::gpu_worker {
@@ -76,6 +77,21 @@ HostWeights LoadHostWeights(const ModelWeights& weights, Precision precision,
     host.lm_head = HostLinear::FromMatrix(precision, weights.lm_head);
   }
   return host;
+}
+
+absl::Status UseOneDnn(HostWeights& weights) {
+  std::vector<HostLinear*> all = {&weights.lm_head};
+  for (HostLayer& layer : weights.layers) {
+    for (HostLinear* linear : {&layer.q_a, &layer.q_b, &layer.q, &layer.kv_a, &layer.o}) {
+      all.push_back(linear);
+    }
+    for (std::optional<HostFfn>* ffn : {&layer.dense, &layer.shared}) {
+      if (!ffn->has_value()) continue;
+      for (HostLinear* linear : {&(*ffn)->gate, &(*ffn)->up, &(*ffn)->down}) all.push_back(linear);
+    }
+  }
+  for (HostLinear* linear : all) TANDEM_RETURN_IF_ERROR(linear->UseOneDnn());
+  return absl::OkStatus();
 }
 
 }  // namespace tandem::gpu_worker

@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "gpu_worker/backend/host/attention_weights.h"
 #include "gpu_worker/backend/host/host_linear.h"
 
@@ -38,5 +39,10 @@ struct HostWeights {
 // Logs one line per layer.
 HostWeights LoadHostWeights(const ModelWeights& weights, Precision precision,
                             AttentionKernel kernel);
+
+// Lets oneDNN multiply every bf16 linear layer but the embedding (also where it is the head) and
+// the projections of single heads. UNIMPLEMENTED or FAILED_PRECONDITION as OneDnnLinear::Create
+// says.
+absl::Status UseOneDnn(HostWeights& weights);
 
 }  // namespace tandem::gpu_worker
