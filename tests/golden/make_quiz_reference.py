@@ -91,17 +91,39 @@ def distance(p, q):
             "same_best": float((p.argmax(-1) == q.argmax(-1)).mean())}
 
 
+def committed_file(args, kind):
+    return args.model / "gguf" / f"quiz-{kind.upper()}.gguf"
+
+
 def make_files(args, work):
-    """kind -> GGUF path, all made anew in `work`."""
+    """kind -> GGUF path, all made anew in `work`; with --vectors-only the bf16 file, and the committed ones."""
     tool = lambda name, *rest: subprocess.run(
         [sys.executable, str(ROOT / "tools/quiz" / name), *map(str, rest)], check=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     files = {kind: work / f"quiz-{kind}.gguf" for kind in KINDS}
     tool("to_gguf.py", "--model", args.model, "--out", files["bf16"])
+    if args.vectors_only:
+        return files | {kind: committed_file(args, kind) for kind in KINDS[1:]}
     for kind in KINDS[1:]:
         tool("quantize.py", "--gguf", files["bf16"], "--kind", kind, "--out", files[kind],
              "--model", args.model, "--facts", args.facts)
     return files
+
+
+def measure_noise(model_dir, prompts, files, variants):
+    """How far each engine is from itself and from the other, by what was changed."""
+    # What rounding every activation to bfloat16 costs, as a network served in that precision does.
+    noise = {"transformers bfloat16: against transformers_f32": distance(
+        variants["transformers_f32"], with_transformers(model_dir, prompts, "bfloat16"))}
+    for kind in KINDS:
+        base = variants[f"llama_{kind}"]
+        noise[f"{kind}: 2 threads against 1"] = distance(
+            base, with_llama(files[kind], prompts, threads=2))
+        noise[f"{kind}: batch 8 against 512"] = distance(
+            base, with_llama(files[kind], prompts, batch=8))
+        noise[f"{kind}: against transformers_f32"] = distance(
+            base, variants["transformers_f32"])
+    return noise
 
 
 def save(out, name, logprobs):
@@ -116,6 +138,8 @@ def main():
     parser.add_argument("--facts", type=pathlib.Path,
                         default=ROOT.parent / "shared/data/knowledge/facts.jsonl")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "quiz")
+    parser.add_argument("--vectors-only", action="store_true",
+                        help="only prompts and vectors, of the committed GGUF files: no noise, no MANIFEST.json")
     args = parser.parse_args()
     import llama_cpp
     import torch
@@ -131,19 +155,9 @@ def main():
         hashes = {k: hashlib.sha256(f.read_bytes()).hexdigest() for k, f in files.items()}
         for kind, path in files.items():
             variants[f"llama_{kind}"] = with_llama(path, prompts)
-        # What rounding every activation to bfloat16 costs, as a network served in that precision does.
-        noise = {"transformers bfloat16: against transformers_f32": distance(
-            variants["transformers_f32"], with_transformers(args.model, prompts, "bfloat16"))}
-        for kind in KINDS:
-            base = variants[f"llama_{kind}"]
-            noise[f"{kind}: 2 threads against 1"] = distance(
-                base, with_llama(files[kind], prompts, threads=2))
-            noise[f"{kind}: batch 8 against 512"] = distance(
-                base, with_llama(files[kind], prompts, batch=8))
-            noise[f"{kind}: against transformers_f32"] = distance(
-                base, variants["transformers_f32"])
+        noise = {} if args.vectors_only else measure_noise(args.model, prompts, files, variants)
     for kind in KINDS[1:]:
-        committed = args.model / "gguf" / f"quiz-{kind.upper()}.gguf"
+        committed = committed_file(args, kind)
         if hashlib.sha256(committed.read_bytes()).hexdigest() != hashes[kind]:
             raise SystemExit(f"{committed} is not what quantize.py makes now")
     for name, logprobs in variants.items():
@@ -151,6 +165,8 @@ def main():
     (args.out / "prompts.json").write_text(json.dumps(
         {"ids": [r["id"] for r in rows], "answer_token": right.tolist(),
          "letter_tokens": letters, "tokens": prompts}) + "\n")
+    if args.vectors_only:
+        return
     accuracy = {n: float((v.argmax(-1) == right).mean()) for n, v in variants.items()}
     manifest = {
         "made": datetime.date.today().isoformat(), "command": " ".join(sys.argv),

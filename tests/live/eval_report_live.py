@@ -8,12 +8,12 @@ import subprocess
 import sys
 import tempfile
 
-from scipy.stats import binomtest
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "support"))
+import live_support  # noqa: E402
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROGRAM = ROOT / "build/release/bin/tandem-eval"
 MODEL = {"name": "m", "type": "t", "digest": "d", "expert_formats": "bf16", "precision": "bf16", "attention": "flash",
          "context_tokens": 1, "vocab_size": 1, "cpu_workers": 1, "gpu_workers": 1, "server_version": "0"}
+PAIRS = 20  # of runs compared
 
 
 def write_run(folder, letters):
@@ -33,11 +33,12 @@ def write_run(folder, letters):
 
 
 def report(*arguments):
-    return subprocess.run([PROGRAM, "report", *arguments], check=True, capture_output=True, text=True).stdout
+    return subprocess.run([live_support.program("tandem-eval"), "report", *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def check_intervals(folder, letters):
     counts = json.loads(report(folder, "--json"))["total"]
+    from scipy.stats import binomtest
     expected = binomtest(letters.count("A"), len(letters)).proportion_ci(0.95, method="wilson")
     assert counts["correct"] == letters.count("A"), counts
     assert abs(counts["percent_low95"] - 100 * expected.low) < 1e-9, (counts, expected)
@@ -45,6 +46,7 @@ def check_intervals(folder, letters):
 
 
 def check_comparison(folder, baseline, first, second):
+    from scipy.stats import binomtest
     only_first = sum(a == "A" and b != "A" for a, b in zip(first, second))
     only_second = sum(a != "A" and b == "A" for a, b in zip(first, second))
     expected = binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.0
@@ -53,19 +55,23 @@ def check_comparison(folder, baseline, first, second):
 
 
 def main():
+    live_support.parse_arguments(__doc__)
+    checks = live_support.Checks()
     draw = random.Random(20261125)
-    for trial in range(20):
-        with tempfile.TemporaryDirectory() as scratch:
-            runs = []
-            size, share = draw.randint(1, 400), draw.random()
-            for name in ("first", "second"):
-                letters = [("A" if draw.random() < share else "B") for _ in range(size)]
-                folder = pathlib.Path(scratch, name)
-                write_run(folder, letters)
-                check_intervals(folder, letters)
-                runs.append((folder, letters))
-            check_comparison(runs[0][0], runs[1][0], runs[0][1], runs[1][1])
-    print(f"{trial + 1} pairs of runs agree with scipy")
+    with checks.guarded("statistics"):
+        for _ in range(PAIRS):
+            with tempfile.TemporaryDirectory() as scratch:
+                runs = []
+                size, share = draw.randint(1, 400), draw.random()
+                for name in ("first", "second"):
+                    letters = [("A" if draw.random() < share else "B") for _ in range(size)]
+                    folder = pathlib.Path(scratch, name)
+                    write_run(folder, letters)
+                    check_intervals(folder, letters)
+                    runs.append((folder, letters))
+                check_comparison(runs[0][0], runs[1][0], runs[0][1], runs[1][1])
+        checks.expect("statistics", True, f"intervals and p-values of {PAIRS} pairs of runs agree with scipy")
+    return checks.exit_code()
 
 
 if __name__ == "__main__":

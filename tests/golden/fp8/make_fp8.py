@@ -4,6 +4,7 @@
 Run with an interpreter that has torch, safetensors and transformers; see MANIFEST. Deterministic.
 """
 
+import argparse
 import pathlib
 import sys
 
@@ -38,6 +39,10 @@ def check_against_transformers(weight, scale, expected):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parent,
+                        help="folder to write to")
+    args = parser.parse_args()
     generator = torch.Generator().manual_seed(20261125)
     tensors = {}
     for name, shape, block in (("whole", (48, 64), (16, 16)), ("ragged", (37, 75), (16, 32))):
@@ -48,7 +53,8 @@ def main():
         tensors[f"{name}.weight"] = weight
         tensors[f"{name}.weight_scale_inv"] = scale
         tensors[f"{name}.expected"] = expected
-    out = pathlib.Path(__file__).resolve().parent / "fp8.safetensors"
+    args.out.mkdir(parents=True, exist_ok=True)
+    out = args.out / "fp8.safetensors"
     safetensors.torch.save_file(tensors, out)
     print(out, out.stat().st_size, "bytes, torch", torch.__version__, file=sys.stderr)
 

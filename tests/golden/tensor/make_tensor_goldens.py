@@ -1,6 +1,6 @@
 """Makes the golden vectors of lib/tensor and lib/model: what other implementations read and write.
 
-    python tests/golden/tensor/make_tensor_goldens.py
+    python tests/golden/tensor/make_tensor_goldens.py [--out FOLDER]
 
 Needs numpy, gguf, safetensors and torch (versions end up in MANIFEST.json). Everything is deterministic: random bytes come
 from SplitMix64 with fixed seeds, which the C++ tests repeat.
@@ -12,6 +12,7 @@ tiny*.gguf       written by gguf.GGUFWriter; tiny.safetensors by safetensors.tor
 MANIFEST.json    what the files hold, and sha256 digests of results too large to keep
 """
 
+import argparse
 import datetime
 import hashlib
 import json
@@ -87,11 +88,11 @@ def sha256(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def make_types(manifest: dict) -> None:
+def make_types(out: pathlib.Path, manifest: dict) -> None:
     for seed, (name, offsets) in enumerate(TYPES.items(), start=1):
         blocks = golden_blocks(name, seed)
         values = quants.dequantize(blocks, T[name.upper()]).astype(np.float32)
-        (HERE / f"{name}.bin").write_bytes(blocks.tobytes() + values.tobytes())
+        (out / f"{name}.bin").write_bytes(blocks.tobytes() + values.tobytes())
         many = quants.dequantize(random_blocks(name, 1000 + seed, MANY_BLOCKS), T[name.upper()])
         manifest["types"][name] = {
             "blocks": len(blocks),
@@ -126,14 +127,14 @@ def q8_0_inputs() -> np.ndarray:
     return rows.astype(np.float32)
 
 
-def make_floats(manifest: dict) -> None:
+def make_floats(out: pathlib.Path, manifest: dict) -> None:
     rows = q8_0_inputs()
     encoded = quants.quantize(rows, T.Q8_0)
-    (HERE / "q8_0_encode.bin").write_bytes(rows.tobytes() + encoded.tobytes())
+    (out / "q8_0_encode.bin").write_bytes(rows.tobytes() + encoded.tobytes())
     manifest["q8_0_encode"] = {"blocks": len(rows)}
 
     codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).to(torch.float32)
-    (HERE / "f8_e4m3.bin").write_bytes(codes.numpy().tobytes())
+    (out / "f8_e4m3.bin").write_bytes(codes.numpy().tobytes())
 
     bits = splitmix64(99, 1 << 20).astype(np.uint32)
     floats = bits.view(np.float32)
@@ -213,13 +214,13 @@ def write_gguf(path: pathlib.Path, **options) -> list[dict]:
     return entries
 
 
-def make_containers(manifest: dict) -> None:
-    manifest["gguf"] = write_gguf(HERE / "tiny.gguf")
+def make_containers(out: pathlib.Path, manifest: dict) -> None:
+    manifest["gguf"] = write_gguf(out / "tiny.gguf")
     with tempfile.TemporaryDirectory() as folder:
         write_gguf(pathlib.Path(folder) / "tiny_split.gguf", split_max_tensors=2)
         parts = sorted(pathlib.Path(folder).glob("*.gguf"))
         for part in parts:
-            shutil.copy(part, HERE / part.name)
+            shutil.copy(part, out / part.name)
     manifest["gguf_parts"] = [part.name for part in parts]
 
     tensors = {
@@ -230,7 +231,7 @@ def make_containers(manifest: dict) -> None:
         "position_ids": torch.arange(7, dtype=torch.int32),
         "scalar": torch.tensor(1.5, dtype=torch.float32),
     }
-    safetensors.torch.save_file(tensors, HERE / "tiny.safetensors", metadata={"format": "pt"})
+    safetensors.torch.save_file(tensors, out / "tiny.safetensors", metadata={"format": "pt"})
     dtypes = {
         torch.bfloat16: "bf16", torch.float8_e4m3fn: "f8_e4m3", torch.float32: "f32", torch.float16: "f16",
         torch.int32: "i32",
@@ -242,6 +243,10 @@ def make_containers(manifest: dict) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=pathlib.Path, default=HERE, help="folder to write to")
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
     manifest = {
         "command": "python tests/golden/tensor/make_tensor_goldens.py",
         "date": datetime.date.today().isoformat(),
@@ -254,10 +259,10 @@ def main() -> None:
         },
         "types": {},
     }
-    make_types(manifest)
-    make_floats(manifest)
-    make_containers(manifest)
-    (HERE / "MANIFEST.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    make_types(out, manifest)
+    make_floats(out, manifest)
+    make_containers(out, manifest)
+    (out / "MANIFEST.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@
   tiktoken                   a small vocabulary trained here, split by Kimi-K2's pattern
   jinja2                     chat templates, in the environment transformers makes
 
-Usage: make_text_goldens.py DATA_DIR      (the folder with tokenizer_deepseek_v3, mmlu, gsm8k)
-Writes beside itself: MANIFEST.json and *.z / *.json / *.model. Same inputs and versions give the same files, except the date.
+Usage: make_text_goldens.py [--out FOLDER] DATA_DIR      (the folder with tokenizer_deepseek_v3, mmlu, gsm8k)
+Writes MANIFEST.json and *.z / *.json / *.model, beside itself unless told otherwise. Same inputs and versions give the
+same files, except the date.
 """
+import argparse
 import base64
 import datetime
 import importlib.metadata
@@ -25,7 +27,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 import template_cases
 import text_lines
 
-HERE = pathlib.Path(__file__).resolve().parent
+out_dir = pathlib.Path(__file__).resolve().parent  # --out changes it
 SEED, LINE_COUNT, SEQUENCE_COUNT = 20251125, 20000, 2000
 SWEEP_BLOCKS = 0x110000 // 256
 
@@ -58,7 +60,7 @@ def crc(ids):
 
 
 def write_packed(name, data):
-    (HERE / name).write_bytes(zlib.compress(data, 9))
+    (out_dir / name).write_bytes(zlib.compress(data, 9))
 
 
 def write_crcs(name, crcs):
@@ -102,12 +104,12 @@ def make_small_v3(data_dir, lines):
     small.add_special_tokens([AddedToken('<mask>', special=True, lstrip=True, normalized=False),
                               AddedToken('<pad>', special=True, rstrip=True, normalized=False)])
     small.add_tokens([AddedToken(t, normalized=True) for t in ['<｜User｜>', '<｜Assistant｜>', '<mask>x', '<ma']])
-    (HERE / 'small_v3').mkdir(exist_ok=True)
+    (out_dir / 'small_v3').mkdir(exist_ok=True)
     text = json.dumps(json.loads(small.to_str()), ensure_ascii=False, separators=(',', ':'))
-    (HERE / 'small_v3/tokenizer.json').write_text(text)
+    (out_dir / 'small_v3/tokenizer.json').write_text(text)
     config = {'add_bos_token': True, 'bos_token': {'__type': 'AddedToken', 'content': '<s>'},
               'eos_token': '<｜end▁of▁sentence｜>', 'pad_token': None, 'chat_template': '{{ bos_token }}{{ messages[0].content }}'}
-    (HERE / 'small_v3/tokenizer_config.json').write_text(json.dumps(config, ensure_ascii=False, indent=1))
+    (out_dir / 'small_v3/tokenizer_config.json').write_text(json.dumps(config, ensure_ascii=False, indent=1))
     return small
 
 
@@ -174,7 +176,7 @@ def make_small_kimi(data_dir, lines):
     # tiktoken's ranks: single bytes first, then in the order of the merges, which is the order of the trained ids.
     order = sorted(raw, key=lambda i: (len(raw[i]) > 1, i))
     ranks = {raw[i]: rank for rank, i in enumerate(order)}
-    folder = HERE / 'small_kimi'
+    folder = out_dir / 'small_kimi'
     folder.mkdir(exist_ok=True)
     (folder / 'tiktoken.model').write_text(
         ''.join(f'{base64.b64encode(t).decode()} {r}\n' for t, r in sorted(ranks.items(), key=lambda x: x[1])))
@@ -211,12 +213,12 @@ def file_goldens(data_dir, v3):
         if path.exists():
             ids = v3.encode(path.read_bytes().decode(), add_special_tokens=False).ids
             rows.append({'path': str(path.relative_to(data_dir)), 'ids': len(ids), 'crc32': crc(ids)})
-    (HERE / 'deepseek_v3.files.json').write_text(json.dumps(rows, indent=1) + '\n')
+    (out_dir / 'deepseek_v3.files.json').write_text(json.dumps(rows, indent=1) + '\n')
 
 
 def manifest(data_dir):
     packages = ['tokenizers', 'tiktoken', 'jinja2', 'transformers']
-    made = {str(p.relative_to(HERE)): p.stat().st_size for p in sorted(HERE.rglob('*')) if p.suffix in ('.z', '.json', '.model') and p.name != 'MANIFEST.json'}
+    made = {str(p.relative_to(out_dir)): p.stat().st_size for p in sorted(out_dir.rglob('*')) if p.suffix in ('.z', '.json', '.model') and p.name != 'MANIFEST.json'}
     return {'command': 'python make_text_goldens.py DATA_DIR', 'date': datetime.date.today().isoformat(),
             'python': sys.version.split()[0], 'packages': {p: importlib.metadata.version(p) for p in packages},
             'seed': SEED, 'lines': LINE_COUNT, 'sequences': SEQUENCE_COUNT,
@@ -230,8 +232,15 @@ def manifest(data_dir):
 
 
 def main():
-    data_dir = pathlib.Path(sys.argv[1])
-    if '--templates-only' not in sys.argv:
+    global out_dir
+    parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
+    parser.add_argument('data_dir', type=pathlib.Path, help='the folder with tokenizer_deepseek_v3, mmlu, gsm8k')
+    parser.add_argument('--out', type=pathlib.Path, default=out_dir, help='folder to write to')
+    parser.add_argument('--templates-only', action='store_true', help='only templates.json')
+    args = parser.parse_args()
+    data_dir, out_dir = args.data_dir, args.out
+    out_dir.mkdir(parents=True, exist_ok=True)
+    if not args.templates_only:
         lines = text_lines.lines(SEED, LINE_COUNT)
         write_lines(lines)
         v3 = Tokenizer.from_file(str(data_dir / 'tokenizer_deepseek_v3/tokenizer.json'))
@@ -243,8 +252,8 @@ def main():
         kimi_goldens(make_small_kimi(data_dir, lines), lines)
     config = json.loads((data_dir / 'tokenizer_deepseek_v3/tokenizer_config.json').read_text())
     cases = template_cases.render_all(config['chat_template'])
-    (HERE / 'templates.json').write_text(json.dumps(cases, ensure_ascii=False, indent=1) + '\n')
-    (HERE / 'MANIFEST.json').write_text(json.dumps(manifest(data_dir), indent=1) + '\n')
+    (out_dir / 'templates.json').write_text(json.dumps(cases, ensure_ascii=False, indent=1) + '\n')
+    (out_dir / 'MANIFEST.json').write_text(json.dumps(manifest(data_dir), indent=1) + '\n')
 
 
 if __name__ == '__main__':
