@@ -11,7 +11,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$TANDEM_ROOT"
 
-readonly STEPS=(packages format build tests dev tsan fuzz clang_tidy live)
+readonly STEPS=(packages format build tests dev tsan clang_tidy live)
 readonly RELEASE_LOG="build/release/ctest.log"
 # Files clang-tidy reads: the folders that parse, count and compute without gRPC, whose headers cost seconds a file.
 readonly CLANG_TIDY_FOLDERS=(lib/base lib/tensor eval_client/suites eval_client/stats)
@@ -22,9 +22,8 @@ packages    installs missing Debian packages
 format      clang-format on every C++ file
 build       release build of everything
 tests       every test on the release build
-dev         AddressSanitizer + UBSan: tests labelled unit or fuzz
+dev         clang, AddressSanitizer + UBSan: tests labelled unit, fuzz targets ten seconds each
 tsan        ThreadSanitizer: tests labelled concurrency
-fuzz        libFuzzer (clang), ten seconds a target
 clang_tidy  clang-tidy on a bounded set of folders
 live        with --live: compares with the originals from PyPI
 LIST
@@ -67,7 +66,6 @@ step_tsan() {
   export TSAN_OPTIONS="suppressions=$TANDEM_ROOT/tests/tsan/suppressions.txt halt_on_error=1 second_deadlock_stack=1"
   run_labelled tsan 'concurrency'
 }
-step_fuzz() { run_labelled fuzz 'fuzz'; }
 
 step_clang_tidy() {
   find "${CLANG_TIDY_FOLDERS[@]}" -name '*.cc' ! -name '*_test.cc' -print0 2>/dev/null |
@@ -101,7 +99,7 @@ run_step() {
 }
 
 choose_steps() {
-  local only="packages,format,build,tests,dev,tsan,fuzz,clang_tidy" skip="" live=0
+  local only="packages,format,build,tests,dev,tsan,clang_tidy" skip="" live=0
   while [[ $# -gt 0 ]]; do
     case "$1" in
       --quick) only="packages,build,tests" ;;

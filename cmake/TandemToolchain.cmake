@@ -18,6 +18,12 @@ set(CMAKE_CXX_FLAGS_RELEASE "-O3 -DNDEBUG")
 add_compile_options(-Wall -Wextra -Wno-unused-parameter -ffp-contract=off)
 # gRPC 1.51 and protobuf 3.21 headers warn under C++20; they come in as SYSTEM includes.
 
+# Coverage of everything below a fuzz target, or libFuzzer would be blind to the code it feeds.
+if(TANDEM_FUZZERS)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+  add_link_options(-fsanitize=fuzzer-no-link)
+endif()
+
 if(SANITIZE)
   add_compile_options(-fsanitize=${SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${SANITIZE})
