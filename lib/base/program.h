@@ -36,7 +36,13 @@ std::string VersionString();
 // once.
 void InstallStopSignals();
 bool StopRequested();
+// SIGINT or SIGTERM, whichever came first; 0 before.
+int StopSignal();
 // Sleeps until a stop is requested or `wait_max` is over; true when requested.
 bool WaitForStop(absl::Duration wait_max);
+// From now on the end of a child process ends WaitForStopOrChild, once for all that ended
+// meanwhile. Call after InstallStopSignals.
+void WatchChildren();
+bool WaitForStopOrChild(absl::Duration wait_max);
 
 }  // namespace tandem::base

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -140,6 +141,35 @@ TEST(SignalsTest, FirstSignalIsAFlagAndWakesTheWaiter) {
         const absl::Time before = absl::Now();
         const bool stopped = WaitForStop(absl::Seconds(20));
         _exit(stopped && absl::Now() - before < absl::Seconds(5) ? 0 : 8);
+      },
+      testing::ExitedWithCode(0), "");
+}
+
+TEST(SignalsTest, TheFirstSignalIsRemembered) {
+  EXPECT_EXIT(
+      {
+        InstallStopSignals();
+        if (StopSignal() != 0) _exit(9);
+        raise(SIGINT);
+        _exit(StopSignal());
+      },
+      testing::ExitedWithCode(SIGINT), "");
+}
+
+TEST(SignalsTest, TheEndOfAChildWakesTheWaiterOnce) {
+  EXPECT_EXIT(
+      {
+        InstallStopSignals();
+        WatchChildren();
+        const pid_t child = fork();
+        if (child == 0) _exit(0);
+        const absl::Time before = absl::Now();
+        if (WaitForStopOrChild(absl::Seconds(20))) _exit(9);
+        if (absl::Now() - before > absl::Seconds(5)) _exit(8);
+        if (waitpid(child, nullptr, WNOHANG) != child) _exit(7);
+        const absl::Time again = absl::Now();
+        WaitForStopOrChild(absl::Milliseconds(100));
+        _exit(absl::Now() - again >= absl::Milliseconds(100) ? 0 : 6);
       },
       testing::ExitedWithCode(0), "");
 }

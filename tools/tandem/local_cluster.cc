@@ -148,6 +148,14 @@ absl::Status LocalCluster::Look(bool starting) {
   return absl::OkStatus();
 }
 
+absl::Duration LocalCluster::LookWithin(absl::Duration most) const {
+  for (const Process& process : processes_) {
+    if (process.restart_at == absl::InfinitePast() || process.given_up) continue;
+    most = std::min(most, std::max(process.restart_at - absl::Now(), absl::ZeroDuration()));
+  }
+  return most;
+}
+
 void LocalCluster::Revive(Process* process) {
   const absl::Time now = absl::Now();
   if (process->restart_at == absl::InfinitePast()) {

@@ -29,6 +29,9 @@ class LocalCluster {
   // any process; the message holds the last line it wrote.
   absl::Status Look(bool starting);
 
+  // How long the next Look may wait: `most`, or less when a process is to be restarted before.
+  absl::Duration LookWithin(absl::Duration most) const;
+
   // Tells the state file, from now on with `ready`.
   void SetReady(bool ready);
   // {"ready", "address", "processes": [{"role", "name", "pid", "listen", "admin", "log",

@@ -1,6 +1,6 @@
 """`tandem up` as its users meet it: exit codes, one sentence when it cannot start, restarts, no process left behind.
 
-Needs the quiz model (models/quiz, or $TANDEM_QUIZ_MODEL) and the programs beside `tandem`; skips when one is missing.
+Needs the programs beside `tandem`; skips when one is missing. The model is models/quiz, or $TANDEM_QUIZ_MODEL.
 """
 
 import json
@@ -24,10 +24,10 @@ def skip(reason):
 
 
 def quiz_model():
-    chosen = os.environ.get("TANDEM_QUIZ_MODEL")
-    candidates = [pathlib.Path(chosen)] if chosen else sorted((SOURCE / "models/quiz").glob("*q8_0*.gguf"))
-    found = [c for c in candidates if c.exists()]
-    return found[0] if found else None
+    model = pathlib.Path(os.environ.get("TANDEM_QUIZ_MODEL", SOURCE / "models/quiz"))
+    if not model.exists():
+        raise SystemExit(f"expected the quiz model at {model}, found nothing")
+    return model
 
 
 def check(condition, what):
@@ -120,6 +120,39 @@ def test_command(model):
     check(done.stdout.startswith("address 127.0.0.1:"), f"the command knows the address: {done.stdout.strip()}")
 
 
+def interrupt(model, script):
+    """SIGINT to the whole group, as a terminal sends it. Returns exit code, output and seconds it took."""
+    with tempfile.TemporaryFile("w+") as output:
+        launcher = subprocess.Popen([BINARIES / "tandem", "up", "--model", model, "--cpu-workers", "1", "--",
+                                     "/bin/sh", "-c", script], stdout=output, stderr=subprocess.DEVNULL, text=True,
+                                    start_new_session=True)
+
+        def written():
+            output.seek(0)
+            return output.read()
+
+        try:
+            started = wait_for(lambda: launcher.poll() is not None or "started" in written(), READY_SECONDS_MAX)
+            check(bool(started) and launcher.poll() is None, "the command runs")
+            begin = time.monotonic()
+            os.killpg(launcher.pid, signal.SIGINT)
+            code = launcher.wait(timeout=60)
+            return code, written(), time.monotonic() - begin
+        finally:
+            launcher.kill()
+
+
+def test_interrupted_command(model):
+    loop = "echo started; while :; do sleep 0.1; done"
+    code, text, _ = interrupt(model, "trap 'sleep 1; echo how to resume; exit 5' INT; trap 'echo killed; exit 6' TERM; "
+                              + loop)
+    check(code == 130, f"Ctrl-C ends it with 130, found {code}")
+    check("how to resume" in text and "killed" not in text, f"and the command ends in its own way: {text.split()}")
+    code, text, seconds = interrupt(model, "trap '' INT; trap 'echo killed; exit 6' TERM; " + loop)
+    check(code == 130 and "killed" in text, f"a command that ignores it gets SIGTERM: {code} {text.split()}")
+    check(10 <= seconds < 20, f"after ten seconds, found {seconds:.1f}")
+
+
 def test_restart_and_stop(model):
     with tempfile.TemporaryDirectory(prefix="tandem_up_test_") as folder:
         cluster = Cluster(model, folder)
@@ -168,12 +201,9 @@ def run_all():
         skip(f"not built: {', '.join(missing)}")
     test_wrong_use()
     model = quiz_model()
-    if model is None:
-        if check.failures:
-            sys.exit(1)
-        skip("no quiz model in models/quiz; wrong use was tested")
     test_port_conflicts(model)
     test_command(model)
+    test_interrupted_command(model)
     test_restart_and_stop(model)
     test_killed_launcher(model)
     sys.exit(1 if check.failures else 0)

@@ -22,8 +22,14 @@ constexpr char kExamples[] =
     "  tandem up --model models/quiz --listen 127.0.0.1:50051 --state-file /tmp/tandem.json "
     "--log-dir /tmp/logs\n"
     "  tandem up --model models/quiz --cpu-workers 2 -- tandem-eval run --suite quiz\n"
-    "Behind -- stands a command that is run with TANDEM_ADDRESS set; its exit code is tandem's.";
-constexpr absl::Duration kLookInterval = absl::Milliseconds(50);
+    "Behind -- stands a command that is run with TANDEM_ADDRESS set; its exit code is tandem's.\n"
+    "After Ctrl-C the command has 10 s to end by itself before SIGTERM; the exit code is 130 then.";
+constexpr absl::Duration kStartInterval = absl::Milliseconds(50);
+// Ends of processes wake the launcher; this is for the case that such a wake-up was lost.
+constexpr absl::Duration kLookInterval = absl::Seconds(2);
+// How long an interrupted command may take to end in its own way.
+constexpr absl::Duration kInterruptGrace = absl::Seconds(10);
+constexpr double kStopGraceSeconds = 10;
 
 // Progress on a terminal is one line written over; elsewhere one line per change.
 class Progress {
@@ -65,7 +71,7 @@ absl::Status WaitReady(LocalCluster* cluster, absl::Duration wait_max) {
     }
     reason = info.ok() ? info->not_ready_reason() : "waiting for the coordinator";
     progress.Show(absl::StrCat("tandem: ", reason));
-    base::WaitForStop(kLookInterval);
+    base::WaitForStop(kStartInterval);
   }
   progress.Clear();
   cluster->KeepLogs();
@@ -86,7 +92,7 @@ void Announce(const UpOptions& options, const LocalCluster& cluster, bool to_std
 
 // Until a stop is asked for, or the cluster cannot go on.
 int Supervise(LocalCluster* cluster) {
-  while (!base::WaitForStop(kLookInterval)) {
+  while (!base::WaitForStopOrChild(cluster->LookWithin(kLookInterval))) {
     if (absl::Status status = cluster->Look(/*starting=*/false); !status.ok()) {
       std::cerr << kName << ": " << status.message() << std::endl;
       return base::kExitFailed;
@@ -95,7 +101,16 @@ int Supervise(LocalCluster* cluster) {
   return 0;
 }
 
-// The command gets signals sent to the terminal by itself, and ours handed on.
+// After a stop. Ctrl-C at a terminal has reached the command as well, so it is left to itself for a
+// while; SIGTERM came to the launcher alone and is handed on.
+int EndCommand(ChildProcess* child) {
+  const bool interrupted = base::StopSignal() == SIGINT;
+  const absl::Time end = absl::Now() + (interrupted ? kInterruptGrace : absl::ZeroDuration());
+  while (child->running() && absl::Now() < end) absl::SleepFor(kStartInterval);
+  StopAll({child}, kStopGraceSeconds);
+  return interrupted ? 128 + SIGINT : *child->Poll();
+}
+
 int RunCommand(LocalCluster* cluster, const std::vector<std::string>& command) {
   ChildSpec spec;
   spec.name = command[0];
@@ -104,22 +119,13 @@ int RunCommand(LocalCluster* cluster, const std::vector<std::string>& command) {
   spec.environment = {{"TANDEM_ADDRESS", cluster->address()}};
   absl::StatusOr<ChildProcess> child = ChildProcess::Start(spec);
   if (!child.ok()) return base::CannotStart(kName, child.status());
-  bool told = false;
   while (child->running()) {
     if (absl::Status status = cluster->Look(/*starting=*/false); !status.ok()) {
       std::cerr << kName << ": " << status.message() << std::endl;
-      StopAll({&*child}, 10);
+      StopAll({&*child}, kStopGraceSeconds);
       return base::kExitFailed;
     }
-    if (base::StopRequested()) {
-      if (!told) {
-        told = true;
-        child->Signal(SIGTERM);
-      }
-      absl::SleepFor(kLookInterval);
-    } else {
-      base::WaitForStop(kLookInterval);
-    }
+    if (base::WaitForStopOrChild(cluster->LookWithin(kLookInterval))) return EndCommand(&*child);
   }
   return *child->Poll();
 }
@@ -128,7 +134,9 @@ int Run(const UpOptions& options, const std::vector<std::string>& command) {
   absl::StatusOr<std::unique_ptr<LocalCluster>> cluster = LocalCluster::Start(options);
   if (!cluster.ok()) return base::CannotStart(kName, cluster.status());
   const absl::Status ready = WaitReady(cluster->get(), absl::Seconds(options.wait_ready_seconds));
-  if (ready.code() == absl::StatusCode::kCancelled) return 0;
+  // Whoever waits for a command must not take one that never ran for one that went well.
+  if (ready.code() == absl::StatusCode::kCancelled)
+    return command.empty() ? 0 : 128 + base::StopSignal();
   if (!ready.ok()) {
     base::CannotStart(kName, ready);
     return ready.code() == absl::StatusCode::kDeadlineExceeded ? base::kExitFailed
@@ -157,6 +165,7 @@ int RunUp(int argc, char** argv) {
   base::AddStandardOptions(app, kExamples);
   if (const int code = base::ParseOrExitCode(app, argc, argv); code >= 0) return code;
   base::InstallStopSignals();
+  base::WatchChildren();
   return Run(options, command);
 }
 
