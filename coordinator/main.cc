@@ -1,5 +1,8 @@
 // tandem-coordinator: plans token steps for GPU workers, knows who holds which experts, and serves
 // users.
+#include <algorithm>
+#include <atomic>
+
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "coordinator/api/inference_service.h"
@@ -21,8 +24,8 @@ constexpr char kExamples[] =
     "  tandem-coordinator --model DeepSeek-V3.gguf --listen 0.0.0.0:50051 --admin-listen "
     "0.0.0.0:9090\n"
     "      --expect-cpu-workers 8 --replicas 2 --replace-after-seconds 60";
-// How often leases are looked at.
-constexpr absl::Duration kTickInterval = absl::Milliseconds(200);
+// How often leases are looked at; at most, see TickInterval.
+constexpr absl::Duration kTickIntervalMax = absl::Milliseconds(500);
 
 struct Options {
   std::string model;
@@ -31,7 +34,7 @@ struct Options {
   uint32_t expect_cpu_workers = 1;
   uint32_t replicas = 1;
   double replace_after_seconds = -1;
-  double heartbeat_seconds = 0.5;
+  double heartbeat_seconds = 1;
   double lease_seconds = 3;
   uint32_t context_tokens = 0;
   uint32_t queue_max = 1024;
@@ -60,7 +63,9 @@ void AddOptions(CLI::App& app, Options* o) {
                  "Deal the experts of a lost worker to the others after so long; negative: only to "
                  "a joining worker")
       ->capture_default_str();
-  app.add_option("--heartbeat-seconds", o->heartbeat_seconds, "Asked of workers")
+  app.add_option(
+         "--heartbeat-seconds", o->heartbeat_seconds,
+         "Asked of CPU workers; GPU workers send two in that time. A third of the lease at most")
       ->capture_default_str()
       ->check(CLI::Range(0.02, 60.0));
   app.add_option("--lease-seconds", o->lease_seconds, "A worker silent for so long is lost")
@@ -96,8 +101,8 @@ RegistryOptions RegistryOptionsOf(const Options& o) {
   RegistryOptions out;
   out.cpu_workers_expected = o.expect_cpu_workers;
   out.replicas = o.replicas;
-  out.heartbeat_interval = absl::Seconds(o.heartbeat_seconds);
   out.lease = absl::Seconds(o.lease_seconds);
+  out.heartbeat_interval = std::min(absl::Seconds(o.heartbeat_seconds), out.lease / 3);
   if (o.replace_after_seconds >= 0) out.replace_after = absl::Seconds(o.replace_after_seconds);
   return out;
 }
@@ -125,6 +130,8 @@ struct ClusterGauges {
                      "1 when every expert is placed on a ready worker and a GPU worker is ready.")),
         epoch(m->Gauge("tandem_placement_epoch", "Epoch of the placement table.")),
         uncovered(m->Gauge("tandem_experts_uncovered", "Experts without a ready CPU worker.")),
+        below_replicas(m->Gauge("tandem_experts_below_replicas",
+                                "Experts on fewer CPU workers than --replicas asks for.")),
         cpu_ready(m->Gauge("tandem_workers_ready", "Workers that are ready.", {{"kind", "cpu"}})),
         gpu_ready(m->Gauge("tandem_workers_ready", "Workers that are ready.", {{"kind", "gpu"}})) {
     m->Gauge("tandem_build_info", "Always 1.", {{"version", base::VersionString()}}).Set(1);
@@ -134,16 +141,22 @@ struct ClusterGauges {
     ready.Set(registry.Readiness().ok());
     epoch.Set(static_cast<double>(summary.epoch));
     uncovered.Set(static_cast<double>(summary.experts_uncovered));
+    below_replicas.Set(static_cast<double>(summary.experts_below_replicas));
     cpu_ready.Set(summary.cpu_workers_ready);
     gpu_ready.Set(summary.gpu_workers_ready);
   }
-  prometheus::Gauge &ready, &epoch, &uncovered, &cpu_ready, &gpu_ready;
+  prometheus::Gauge &ready, &epoch, &uncovered, &below_replicas, &cpu_ready, &gpu_ready;
 };
 
+// The end of a lease is seen within a sixth of it: for the default of 3 s that is half a second.
+absl::Duration TickInterval(const Options& o) {
+  return std::min(kTickIntervalMax, absl::Seconds(o.lease_seconds) / 6);
+}
+
 // Until a stop is asked for.
-void Serve(Registry* registry, ClusterGauges* gauges) {
+void Serve(Registry* registry, ClusterGauges* gauges, absl::Duration tick_interval) {
   absl::Status last = absl::UnknownError("not looked yet");
-  while (!base::WaitForStop(kTickInterval)) {
+  while (!base::WaitForStop(tick_interval)) {
     registry->Tick();
     gauges->Update(*registry);
     const absl::Status ready = registry->Readiness();
@@ -180,11 +193,17 @@ int Main(int argc, char** argv) {
   telemetry::Metrics metrics;
   CoordinatorMetrics counters(&metrics);
   ClusterGauges gauges(&metrics);
-  Registry registry(RegistryOptionsOf(options), &base::RealClock());
+  std::atomic<StepLoop*> to_wake = nullptr;  // the registry is there first, and is heard of later
+  RegistryOptions registry_options = RegistryOptionsOf(options);
+  registry_options.on_change = [&to_wake] {
+    if (StepLoop* loop = to_wake; loop != nullptr) loop->Wake();
+  };
+  Registry registry(registry_options, &base::RealClock());
   ClusterView cluster{[&] { return registry.Readiness(); },
                       [&] { return registry.ReadyGpuWorkers(); }};
   StepLoop loop(LoopOptionsOf(options), std::move(cluster), &(*model)->tokenizer(), &counters,
                 &base::RealClock());
+  to_wake = &loop;
   const auto inference = MakeInferenceService({model->get(), &loop, &registry, &base::RealClock(),
                                                ContextTokens(options, (*model)->config())});
   const auto membership = MakeMembershipService(&registry);
@@ -202,9 +221,10 @@ int Main(int argc, char** argv) {
                                         {"admin_port", (*admin)->port()},
                                         {"model", (*model)->name()},
                                         {"version", base::VersionString()}});
-  Serve(&registry, &gauges);
+  Serve(&registry, &gauges, TickInterval(options));
   Drain(&loop, &registry, server->get(), absl::Seconds(options.drain_seconds));
   (*server)->Shutdown(absl::Seconds(1));
+  to_wake = nullptr;
   base::LogInfo("coordinator_stopped");
   return 0;
 }

@@ -221,15 +221,20 @@ absl::Status SpreadSeat(uint32_t seat, const std::vector<Candidate>& candidates,
 }
 
 uint64_t CountUncovered(const PlacementTable& table, const std::vector<bool>& seat_usable) {
+  return CountBelow(table, seat_usable, 1);
+}
+
+uint64_t CountBelow(const PlacementTable& table, const std::vector<bool>& seat_usable,
+                    uint32_t replicas) {
   TANDEM_CHECK_EQ(seat_usable.size(), table.seats.size());
-  uint64_t uncovered = 0;
+  uint64_t below = 0;
   for (const auto& layer : table.owners) {
     for (const auto& owners : layer) {
-      uncovered +=
-          std::none_of(owners.begin(), owners.end(), [&](uint32_t s) { return seat_usable[s]; });
+      below += std::count_if(owners.begin(), owners.end(),
+                             [&](uint32_t s) { return seat_usable[s]; }) < int64_t{replicas};
     }
   }
-  return uncovered;
+  return below;
 }
 
 }  // namespace tandem::coordinator

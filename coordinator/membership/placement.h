@@ -62,5 +62,8 @@ absl::Status SpreadSeat(uint32_t seat, const std::vector<Candidate>& candidates,
 
 // Number of (layer, expert) pairs without any seat among `seat_usable` [seats].
 uint64_t CountUncovered(const PlacementTable& table, const std::vector<bool>& seat_usable);
+// Of those with fewer than `replicas` such seats.
+uint64_t CountBelow(const PlacementTable& table, const std::vector<bool>& seat_usable,
+                    uint32_t replicas);
 
 }  // namespace tandem::coordinator

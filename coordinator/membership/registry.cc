@@ -94,8 +94,10 @@ absl::StatusOr<RegisterResponse> Registry::Register(const RegisterRequest& reque
                                       {"version", request.version()}});
   SeatWorkers();
   if (moved && table_) Publish();
+  Changed();
   RegisterResponse response;
-  response.set_heartbeat_interval_ms(absl::ToInt64Milliseconds(options_.heartbeat_interval));
+  response.set_heartbeat_interval_ms(
+      absl::ToInt64Milliseconds(options_.heartbeat_interval / (member.is_cpu() ? 1 : 2)));
   response.set_lease_ms(absl::ToInt64Milliseconds(options_.lease));
   return response;
 }
@@ -146,6 +148,7 @@ HeartbeatResponse Registry::Heartbeat(const HeartbeatRequest& request) {
                                          {"ready", member.is_ready() ? "true" : "false"},
                                          {"state", WorkerState_Name(request.state())}});
       if (table_ && IsSeated(request.worker_id())) Publish();
+      Changed();
     }
   }
   response.set_epoch(placement_ == nullptr ? 0 : epoch_);
@@ -165,6 +168,11 @@ void Registry::Forget(const std::string& worker_id, const char* why) {
     SeatWorkers();
     Publish();
   }
+  Changed();
+}
+
+void Registry::Changed() {
+  if (options_.on_change) options_.on_change();
 }
 
 void Registry::Tick() {
@@ -291,9 +299,21 @@ void Registry::Publish() {
   message->set_model_digest(
       members_.empty() ? old_digest : members_.begin()->second.registration.model_digest());
   placement_ = std::move(message);
-  std::vector<bool> usable;
-  for (const Seat& seat : table_->seats) usable.push_back(IsUsable(seat));
+  CountExperts();
+}
+
+void Registry::CountExperts() {
+  std::vector<bool> usable, taken;
+  for (const Seat& seat : table_->seats) {
+    usable.push_back(IsUsable(seat));
+    taken.push_back(!seat.worker_id.empty());
+  }
   uncovered_ = CountUncovered(*table_, usable);
+  const uint64_t below_before = below_replicas_;
+  below_replicas_ = CountBelow(*table_, taken, options_.replicas);
+  if (below_before > 0 || below_replicas_ == 0) return;
+  base::LogWarning("experts_below_replicas",
+                   {{"experts", below_replicas_}, {"replicas", options_.replicas}});
 }
 
 std::shared_ptr<const Placement> Registry::placement() const {
@@ -364,6 +384,7 @@ ClusterSummary Registry::Summary() const {
   }
   summary.experts = shape_.experts();
   summary.experts_uncovered = table_ ? uncovered_ : shape_.experts();
+  summary.experts_below_replicas = table_ ? below_replicas_ : 0;
   summary.epoch = placement_ == nullptr ? 0 : epoch_;
   return summary;
 }

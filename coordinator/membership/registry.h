@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -23,11 +24,16 @@ namespace tandem::coordinator {
 struct RegistryOptions {
   uint32_t cpu_workers_expected = 1;  // the first table waits for so many
   uint32_t replicas = 1;
-  absl::Duration heartbeat_interval = absl::Milliseconds(500);
+  // Three in a lease: one that is late or lost is no death yet. GPU workers are asked for twice as
+  // many, because they learn from the answers where experts have gone.
+  absl::Duration heartbeat_interval = absl::Seconds(1);
   absl::Duration lease = absl::Seconds(3);
   // How long the experts of a lost worker wait for a joining one before they are dealt to the
   // others.
   absl::Duration replace_after = absl::InfiniteDuration();
+  // Called when a worker came, went, or changed its readiness; under the registry's lock, so it
+  // must not call back. May be empty.
+  std::function<void()> on_change;
 };
 
 struct ReadyWorker {
@@ -43,6 +49,7 @@ struct ClusterSummary {
   uint32_t gpu_workers = 0;
   uint64_t experts = 0;
   uint64_t experts_uncovered = 0;
+  uint64_t experts_below_replicas = 0;  // on fewer workers than asked for
   uint64_t epoch = 0;
 };
 
@@ -60,7 +67,7 @@ class Registry {
       const membership::v1::RegisterRequest& request);
   membership::v1::HeartbeatResponse Heartbeat(const membership::v1::HeartbeatRequest& request);
   void Deregister(const std::string& worker_id);
-  // Ends leases and waits that are over; call about twice a second.
+  // Ends leases and waits that are over; call a few times in a lease.
   void Tick();
 
   // Null before the first table.
@@ -102,6 +109,9 @@ class Registry {
   bool IsSeated(const std::string& worker_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsUsable(const Seat& seat) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::string DescribeMissing() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Changed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Brings the counts of the table up to date; says once when experts lack replicas.
+  void CountExperts() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The next epoch with a new message made of table and readiness.
   void Publish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -117,6 +127,7 @@ class Registry {
   absl::Status deal_status_ ABSL_GUARDED_BY(mutex_);
   // Of the published table: whatever changes it is published.
   uint64_t uncovered_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t below_replicas_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t epoch_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const membership::v1::Placement> placement_ ABSL_GUARDED_BY(mutex_);
 };

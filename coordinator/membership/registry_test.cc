@@ -243,6 +243,43 @@ TEST_F(RegistryTest, OverdueExpertsAreDealtToTheOthers) {
   EXPECT_EQ(registry_->Summary().experts_uncovered, 0u);
 }
 
+TEST_F(RegistryTest, ExpertsThatCannotHaveTheirReplicasAreCountedAndSaidOnce) {
+  base::InitLogging("test", base::LogLevel::kWarning, false);
+  Make(2, 2, absl::Seconds(10));
+  testing::internal::CaptureStderr();
+  RegisterReady(Cpu("a"));
+  RegisterReady(Cpu("b"));
+  EXPECT_EQ(registry_->Summary().experts_below_replicas, 0u);
+  registry_->Deregister("b");
+  EXPECT_EQ(registry_->Summary().experts_below_replicas, 16u);
+  clock_.since_start += absl::Seconds(11);  // dealt to the others: there is one, which has them all
+  Ready("a");
+  registry_->Tick();
+  Ready("a");
+  EXPECT_EQ(registry_->Summary().experts_below_replicas, 16u);
+  const std::string log = testing::internal::GetCapturedStderr();
+  const size_t first = log.find("experts_below_replicas");
+  EXPECT_THAT(log, HasSubstr("experts_below_replicas program=test experts=16 replicas=2"));
+  EXPECT_EQ(log.find("experts_below_replicas", first + 1), std::string::npos) << log;
+}
+
+TEST_F(RegistryTest, ChangesAreTold) {
+  int changes = 0;
+  RegistryOptions options;
+  options.on_change = [&changes] { ++changes; };
+  registry_ = std::make_unique<Registry>(options, &clock_);
+  ASSERT_TRUE(registry_->Register(Gpu("g")).ok());
+  EXPECT_EQ(changes, 1);
+  Beat("g", WORKER_STATE_READY, 0);
+  EXPECT_EQ(changes, 2);
+  Beat("g", WORKER_STATE_READY, 0);
+  EXPECT_EQ(changes, 2);
+  clock_.since_start += absl::Seconds(4);
+  registry_->Tick();
+  EXPECT_EQ(changes, 3);
+  EXPECT_TRUE(registry_->ReadyGpuWorkers().empty());
+}
+
 TEST_F(RegistryTest, TooLittleMemoryIsTheReason) {
   Make(1);
   RegisterRequest small = Cpu("a");

@@ -63,6 +63,8 @@ class ScriptedEngine final : public engine::v1::Engine::Service {
     response->set_kv_pages(script_.kv_pages);
     response->set_page_tokens(script_.page_tokens);
     response->set_rows_max(script_.rows_max);
+    response->set_precision("bf16");
+    response->set_attention("flash");
     return grpc::Status::OK;
   }
 
@@ -108,17 +110,20 @@ class ScriptedEngine final : public engine::v1::Engine::Service {
     absl::MutexLock lock(&mutex_);
     engine::v1::StepResult result;
     result.set_step_id(plan.step_id());
-    if (script_.step_status) {
-      const absl::Status status = script_.step_status(plan);
-      result.set_status_code(status.raw_code());
-      result.set_status_message(std::string(status.message()));
-      if (!status.ok()) return result;
-    }
     for (const auto& start : plan.starts()) {
       Require(sequences_.count(start.sequence_id()) == 0, "a sequence is started twice");
       State& state = sequences_[start.sequence_id()];
       state.prompt_tokens = start.prompt_tokens();
       state.sampling = start.sampling();
+    }
+    if (script_.step_status) {
+      const absl::Status status = script_.step_status(plan);
+      result.set_status_code(status.raw_code());
+      result.set_status_message(std::string(status.message()));
+      if (!status.ok()) {
+        Release(plan);
+        return result;
+      }
     }
     int rows = 0;
     std::set<uint64_t> seen;
@@ -128,10 +133,14 @@ class ScriptedEngine final : public engine::v1::Engine::Service {
       ExecuteSlice(slice, result.add_slices());
     }
     Require(rows <= static_cast<int>(script_.rows_max), "too many rows");
-    for (const uint64_t id : plan.releases())
-      Require(sequences_.erase(id) == 1, "an unknown sequence is released");
+    Release(plan);
     Require(plan.deadline_ms() > 0, "no deadline");
     return result;
+  }
+
+  void Release(const engine::v1::StepPlan& plan) {
+    for (const uint64_t id : plan.releases())
+      Require(sequences_.erase(id) == 1, "an unknown sequence is released");
   }
 
   void ExecuteSlice(const engine::v1::SequenceSlice& slice, engine::v1::SliceResult* out) {

@@ -16,9 +16,10 @@ using engine::v1::SliceResult;
 using engine::v1::StepPlan;
 using engine::v1::StepResult;
 
-// How long an idle loop sleeps on its inbox: the delay with which it sees cancellations and workers
-// that come.
-constexpr absl::Duration kIdleWait = absl::Milliseconds(100);
+// How long an idle loop sleeps on its inbox. Requests and changes of the cluster wake it; this is
+// for a link that could not be opened, or was not wanted so soon after the last.
+constexpr absl::Duration kIdleWait = absl::Seconds(1);
+constexpr absl::Duration kUnlinkedWait = absl::Milliseconds(100);
 constexpr absl::Duration kNotReadyWait = absl::Milliseconds(20);
 constexpr absl::Duration kDescribeTimeout = absl::Seconds(2);
 
@@ -26,6 +27,12 @@ double Seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration)
 
 uint64_t Micros(absl::Duration duration) {
   return static_cast<uint64_t>(absl::ToInt64Microseconds(duration));
+}
+
+// At least 1, so that it is a deadline at all.
+uint64_t CeilMillis(absl::Duration duration) {
+  return std::max<int64_t>(1,
+                           absl::ToInt64Milliseconds(absl::Ceil(duration, absl::Milliseconds(1))));
 }
 
 std::string FinishName(inference::v1::FinishReason reason) {
@@ -107,7 +114,8 @@ void StepLoop::Run() {
 
 void StepLoop::TakeInbox() {
   const bool idle = running_.empty() && waiting_.empty() && releases_.empty();
-  std::optional<GenerationRequest> request = inbox_.PopFor(idle ? kIdleWait : absl::ZeroDuration());
+  const absl::Duration wait = linked_ ? kIdleWait : kUnlinkedWait;
+  std::optional<GenerationRequest> request = inbox_.PopFor(idle ? wait : absl::ZeroDuration());
   for (; request.has_value(); request = inbox_.PopFor(absl::ZeroDuration())) {
     const uint64_t key = next_key_++;
     waiting_.emplace(key, std::make_unique<Sequence>(key, *std::move(request), tokenizer_));
@@ -179,7 +187,6 @@ absl::Status StepLoop::OpenLink(const ReadyWorker& worker) {
   TANDEM_RETURN_IF_ERROR(CheckDescription(*engine, worker.address));
   TANDEM_CHECK(running_.empty());
   link_ = std::move(link);
-  linked_ = true;
   pages_.emplace(engine->kv_pages());
   releases_.clear();
   pages_to_free_.clear();
@@ -196,6 +203,7 @@ absl::Status StepLoop::OpenLink(const ReadyWorker& worker) {
     absl::MutexLock lock(&mutex_);
     engine_ = *std::move(engine);
   }
+  linked_ = true;  // whoever sees the cluster ready also sees what it computes with
   RefuseWhatNeverFits();
   return absl::OkStatus();
 }
@@ -245,19 +253,46 @@ StepDecision StepLoop::Decide() const {
 void StepLoop::RunStep() {
   const StepDecision decision = Decide();
   Preempt(decision.preempted);
-  const StepPlan plan = BuildPlan(decision);
+  StepPlan plan = BuildPlan(decision);
   // Nothing to do although something waits: its pages come free with a step that is already
   // planned, or it needs time.
   if (plan.slices().empty() && plan.releases().empty()) return absl::SleepFor(kNotReadyWait);
+  const absl::Duration allowance = StepAllowance(decision);
+  plan.set_deadline_ms(CeilMillis(allowance));
   const absl::Duration start = clock_->Monotonic();
+  // A worker that keeps no deadline is lost; one that keeps an early one has done well.
   absl::StatusOr<StepResult> result = link_->RunStep(plan, options_.step_timeout);
   if (!result.ok()) return LoseLink(result.status(), decision);
+  const bool late =
+      result->status_code() == static_cast<uint32_t>(absl::StatusCode::kDeadlineExceeded);
+  if (late && allowance < options_.step_timeout) return ExpireStep(decision);
   if (absl::Status status = CheckResult(plan, *result); !status.ok())
     return LoseLink(status, decision);
   metrics_->step_seconds.Observe(Seconds(clock_->Monotonic() - start));
   metrics_->step_compute_seconds.Observe(result->compute_us() * 1e-6);
   metrics_->step_expert_wait_seconds.Observe(result->expert_wait_us() * 1e-6);
   ApplyResult(plan, decision, *std::move(result));
+}
+
+absl::Duration StepLoop::StepAllowance(const StepDecision& decision) const {
+  if (decision.slices.empty()) return options_.step_timeout;
+  absl::Time last = absl::InfinitePast();
+  for (const SliceDecision& slice : decision.slices) {
+    last = std::max(last, running_.at(slice.key)->request.deadline);
+  }
+  return std::clamp(last - clock_->Now(), absl::Milliseconds(1), options_.step_timeout);
+}
+
+// The worker has dropped what the plan released, and holds its sequences as failed.
+void StepLoop::ExpireStep(const StepDecision& decision) {
+  FreeReleased();
+  for (const SliceDecision& slice : decision.slices) {
+    const auto it = running_.find(slice.key);
+    TANDEM_CHECK(it != running_.end());
+    End(it, &running_,
+        absl::DeadlineExceededError(absl::StrCat("the request's deadline is over after ",
+                                                 it->second->answer.tokens(), " tokens")));
+  }
 }
 
 void StepLoop::Preempt(const std::vector<uint64_t>& keys) {
@@ -337,11 +372,15 @@ absl::Status StepLoop::CheckResult(const StepPlan& plan, const StepResult& resul
   return absl::OkStatus();
 }
 
-void StepLoop::ApplyResult(const StepPlan& plan, const StepDecision& decision, StepResult result) {
-  // The worker has dropped what this plan released; what is retired from here on is for the next.
+// The worker has dropped what the plan released; what is retired from here on is for the next.
+void StepLoop::FreeReleased() {
   releases_.clear();
   pages_->Free(pages_to_free_);
   pages_to_free_.clear();
+}
+
+void StepLoop::ApplyResult(const StepPlan& plan, const StepDecision& decision, StepResult result) {
+  FreeReleased();
   for (int i = 0; i < result.slices_size(); ++i) {
     ApplySlice(decision.slices[i].key, decision.slices[i], plan.slices(i).sample(),
                std::move(*result.mutable_slices(i)));
@@ -354,7 +393,12 @@ void StepLoop::ApplySlice(uint64_t key, const SliceDecision& slice, bool sampled
   TANDEM_CHECK(it != running_.end());
   Sequence& sequence = *it->second;
   if (result.status_code() != 0) {
-    return End(it, &running_, rpc::StatusFromWire(result.status_code(), result.status_message()));
+    absl::Status why = rpc::StatusFromWire(result.status_code(), result.status_message());
+    // The step was cut short for its requests' sake, whatever was given up then.
+    if (clock_->Now() >= sequence.request.deadline)
+      why = absl::DeadlineExceededError(
+          absl::StrCat("the request's deadline is over: ", why.message()));
+    return End(it, &running_, why);
   }
   if (sampled && !result.has_token()) {
     return End(it, &running_,

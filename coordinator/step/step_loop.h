@@ -56,6 +56,9 @@ class StepLoop {
   // send nor finish is called.
   absl::Status Submit(GenerationRequest request);
 
+  // Thread-safe. The cluster has changed: an idle loop looks at it now.
+  void Wake() { inbox_.Wake(); }
+
   // Refuses new requests from now on.
   void Drain() { draining_ = true; }
   // Requests accepted and not finished.
@@ -79,11 +82,16 @@ class StepLoop {
   void RefuseWhatNeverFits();
   StepDecision Decide() const;
   void RunStep();
+  // How long the step may take: until the last deadline of its requests, when all have one.
+  absl::Duration StepAllowance(const StepDecision& decision) const;
+  // The step was worth nothing any more: its requests end.
+  void ExpireStep(const StepDecision& decision);
   engine::v1::StepPlan BuildPlan(const StepDecision& decision);
   void AddSlice(const SliceDecision& slice, engine::v1::StepPlan* plan);
   void Preempt(const std::vector<uint64_t>& keys);
   absl::Status CheckResult(const engine::v1::StepPlan& plan,
                            const engine::v1::StepResult& result) const;
+  void FreeReleased();
   void ApplyResult(const engine::v1::StepPlan& plan, const StepDecision& decision,
                    engine::v1::StepResult result);
   void ApplySlice(uint64_t key, const SliceDecision& slice, bool sampled,

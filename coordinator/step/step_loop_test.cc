@@ -5,6 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+#include <thread>
+
+#include "absl/synchronization/notification.h"
 #include "coordinator/step/scripted_engine.h"
 #include "lib/base/log.h"
 #include "lib/model/text/byte_level.h"
@@ -316,6 +320,117 @@ TEST_F(StepLoopTest, CancelledAndOverdueRequestsEndAndFreeTheirPages) {
   ASSERT_TRUE(overdue->Wait());
   EXPECT_EQ(overdue->status.code(), absl::StatusCode::kDeadlineExceeded);
   ExpectReleased();
+}
+
+TEST_F(StepLoopTest, ACancellationDuringAStepReleasesWithTheNext) {
+  ScriptedEngine::Script script;
+  absl::Notification in_step, go_on;
+  std::vector<engine::v1::StepPlan> plans;  // of the engine's thread until the end
+  script.before_step = [&](int step, const engine::v1::StepPlan& plan) {
+    plans.push_back(plan);
+    if (step == 3) {
+      in_step.Notify();
+      go_on.WaitForNotificationWithTimeout(absl::Seconds(10));
+    }
+    return grpc::Status::OK;
+  };
+  StartEngine(script);
+  StartLoop();
+  auto cancelled = Submit(Request("leaves", 400));
+  ASSERT_TRUE(in_step.WaitForNotificationWithTimeout(absl::Seconds(10)));
+  cancelled->cancelled->store(true);
+  go_on.Notify();
+  ASSERT_TRUE(cancelled->Wait());
+  EXPECT_EQ(cancelled->status.code(), absl::StatusCode::kCancelled);
+  ExpectReleased();
+  loop_.reset();
+  engine_.reset();
+  ASSERT_EQ(plans.size(), 4u);
+  EXPECT_EQ(plans[3].slices_size(), 0);
+  ASSERT_EQ(plans[3].releases_size(), 1);
+  EXPECT_EQ(plans[3].releases(0), plans[0].starts(0).sequence_id());
+}
+
+TEST_F(StepLoopTest, AStepTakesNoLongerThanItsRequestsMayWait) {
+  ScriptedEngine::Script script;
+  absl::Mutex mutex;
+  std::map<int, uint64_t> slowest;  // slices in the plan: longest deadline_ms
+  script.before_step = [&](int, const engine::v1::StepPlan& plan) {
+    absl::MutexLock lock(&mutex);
+    slowest[plan.slices_size()] = std::max(slowest[plan.slices_size()], plan.deadline_ms());
+    return grpc::Status::OK;
+  };
+  script.step_time = absl::Milliseconds(5);
+  StartEngine(script);
+  StartLoop();
+  GenerationRequest soon = Request("soon", 20);
+  soon.deadline = absl::Now() + absl::Seconds(30);
+  ExpectAnswers({"soon"}, {Submit(std::move(soon))}, 20);
+  {
+    absl::MutexLock lock(&mutex);
+    EXPECT_LE(slowest[1], 30'000u);
+    EXPECT_GE(slowest[1], 20'000u);
+  }
+  GenerationRequest later = Request("later", 20);
+  later.deadline = absl::Now() + absl::Seconds(60);
+  auto with_deadline = Submit(std::move(later));
+  ExpectAnswers({"later", "any time"}, {with_deadline, Submit(Request("any time", 20))}, 20);
+  ExpectReleased();
+  absl::MutexLock lock(&mutex);
+  EXPECT_EQ(slowest[0], 120'000u);  // nothing but releases
+  EXPECT_EQ(slowest[2], 120'000u);  // one of the two waits for ever
+}
+
+TEST_F(StepLoopTest, AnOverdueStepEndsItsRequestsAndKeepsTheWorker) {
+  ScriptedEngine::Script script;
+  script.step_status = [](const engine::v1::StepPlan& plan) {
+    if (plan.slices().empty() || plan.deadline_ms() > 1000) return absl::OkStatus();
+    absl::SleepFor(absl::Milliseconds(plan.deadline_ms()));
+    return absl::DeadlineExceededError("the step's deadline passed");
+  };
+  StartEngine(script);
+  StartLoop();
+  GenerationRequest first = Request("first", 20), second = Request("second", 20);
+  first.deadline = absl::Now() + absl::Milliseconds(300);
+  second.deadline = absl::Now() + absl::Milliseconds(400);
+  for (const auto& overdue : {Submit(std::move(first)), Submit(std::move(second))}) {
+    ASSERT_TRUE(overdue->Wait(absl::Seconds(5)));
+    EXPECT_EQ(overdue->status.code(), absl::StatusCode::kDeadlineExceeded) << overdue->status;
+  }
+  ExpectAnswers({"patient"}, {Submit(Request("patient", 20))}, 20);
+  ExpectReleased();
+  EXPECT_EQ(engine_->streams(), 1);
+}
+
+TEST_F(StepLoopTest, WhoeverSeesItReadySeesWhatItComputesWith) {
+  StartEngine();
+  StartLoop();
+  while (!loop_->Readiness().ok()) std::this_thread::yield();
+  ASSERT_TRUE(loop_->engine().has_value());
+  EXPECT_EQ(loop_->engine()->precision(), "bf16");
+  EXPECT_EQ(loop_->engine()->attention(), "flash");
+  EXPECT_EQ(engine_->steps(), 0);
+}
+
+TEST_F(StepLoopTest, AChangeOfTheClusterWakesAnIdleLoop) {
+  StartEngine();
+  StartLoop();
+  while (!loop_->Readiness().ok()) std::this_thread::yield();
+  absl::SleepFor(absl::Milliseconds(50));  // now it waits for a second
+  ScriptedEngine::Script other;
+  other.kv_pages = 7;
+  auto next = std::make_unique<ScriptedEngine>(other);
+  {
+    absl::MutexLock lock(&mutex_);
+    std::swap(engine_, next);
+    worker_id_ = "another";
+  }
+  const absl::Time changed = absl::Now();
+  loop_->Wake();
+  while (loop_->engine()->kv_pages() != 7 && absl::Now() - changed < absl::Seconds(5))
+    absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_LT(absl::Now() - changed, absl::Milliseconds(500));
+  loop_.reset();
 }
 
 TEST_F(StepLoopTest, WithoutAClusterRequestsWaitAndThenSayWhy) {

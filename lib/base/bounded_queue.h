@@ -1,6 +1,6 @@
 // BoundedQueue: the only way one thread hands work to another. Full is an answer (false), never a
 // wait; every pop has a deadline; Close() wakes all waiters, and what is already queued can still
-// be taken.
+// be taken. Wake() is for a consumer that has other things to look at.
 #pragma once
 
 #include <cstddef>
@@ -27,14 +27,22 @@ class BoundedQueue {
     return true;
   }
 
-  // The oldest item, or nothing when none came within `wait_max` or the queue is closed and empty.
+  // The oldest item, or nothing when none came within `wait_max`, the queue is closed and empty, or
+  // Wake was called since the last pop.
   std::optional<T> PopFor(absl::Duration wait_max) {
     absl::MutexLock lock(&mutex_);
     mutex_.AwaitWithTimeout(absl::Condition(this, &BoundedQueue::HasNews), wait_max);
+    woken_ = false;
     if (items_.empty()) return std::nullopt;
     T item = std::move(items_.front());
     items_.pop_front();
     return item;
+  }
+
+  // Ends the wait of a pop, or of the next one.
+  void Wake() {
+    absl::MutexLock lock(&mutex_);
+    woken_ = true;
   }
 
   void Close() {
@@ -52,12 +60,15 @@ class BoundedQueue {
   }
 
  private:
-  bool HasNews() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return closed_ || !items_.empty(); }
+  bool HasNews() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return closed_ || woken_ || !items_.empty();
+  }
 
   const size_t capacity_items_;
   mutable absl::Mutex mutex_;
   std::deque<T> items_ ABSL_GUARDED_BY(mutex_);
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool woken_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace tandem::base

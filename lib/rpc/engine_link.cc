@@ -43,8 +43,10 @@ class GrpcEngineLink final : public EngineLink {
 
   absl::StatusOr<StepResult> RunStep(StepPlan plan, absl::Duration timeout) override {
     const uint64_t step_id = plan.step_id();
-    plan.set_deadline_ms(
-        static_cast<uint64_t>(std::max<int64_t>(1, absl::ToInt64Milliseconds(timeout))));
+    const auto timeout_ms =
+        static_cast<uint64_t>(std::max<int64_t>(1, absl::ToInt64Milliseconds(timeout)));
+    if (plan.deadline_ms() == 0 || plan.deadline_ms() > timeout_ms)
+      plan.set_deadline_ms(timeout_ms);
     TANDEM_ASSIGN_OR_RETURN(std::shared_ptr<Stream> stream, OpenedStream());
     if (stream->Write(std::move(plan)) != Stream::WriteOutcome::kQueued) {
       return Failed(absl::UnavailableError("the stream has ended"));

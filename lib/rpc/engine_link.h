@@ -20,7 +20,8 @@ class EngineLink {
 
   virtual absl::StatusOr<engine::v1::DescribeResponse> Describe(absl::Duration timeout) = 0;
 
-  // Sends `plan` (its deadline_ms is set here) and waits for its result, `timeout` at most.
+  // Sends `plan` and waits for its result, `timeout` at most; that is also the plan's deadline_ms
+  // when it has none, or a later one.
   // UNAVAILABLE or DEADLINE_EXCEEDED end the link; a result whose status_code is not 0 is returned
   // as it is. One call at a time.
   virtual absl::StatusOr<engine::v1::StepResult> RunStep(engine::v1::StepPlan plan,
