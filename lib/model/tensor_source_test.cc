@@ -231,9 +231,8 @@ TEST(SplitGguf, PartUnderAnotherNameIsRefused) {
 
 constexpr char kShardA[] = R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
 constexpr char kShardB[] = R"({"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
-constexpr char kIndex[] =
-    R"({"metadata":{"total_size":16},)"
-    R"("weight_map":{"b":"model-2.safetensors","a":"model-1.safetensors"}})";
+constexpr char kIndex[] = R"({"metadata":{"total_size":16},)"
+                          R"("weight_map":{"b":"model-2.safetensors","a":"model-1.safetensors"}})";
 
 struct ShardFolder {
   TemporaryFolder folder;
@@ -258,12 +257,10 @@ TEST(ShardedSafetensors, IndexAndShardsMustAgree) {
   ExpectError(ShardFolder(kIndex, R"({"c":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})")
                   .folder.path(),
               kInvalid, {"model-2.safetensors", "'c'"});
-  ExpectError(
-      ShardFolder(
-          R"({"weight_map":{"b":"model-2.safetensors","a":"model-1.safetensors",)"
-          R"("z":"model-1.safetensors"}})")
-          .folder.path(),
-      kInvalid, {"model-1.safetensors", "expected tensor 'z'"});
+  ExpectError(ShardFolder(R"({"weight_map":{"b":"model-2.safetensors","a":"model-1.safetensors",)"
+                          R"("z":"model-1.safetensors"}})")
+                  .folder.path(),
+              kInvalid, {"model-1.safetensors", "expected tensor 'z'"});
   ExpectError(ShardFolder(R"({"weight_map":{"a":"model-3.safetensors"}})").folder.path(), kNotFound,
               {"model-3.safetensors"});
 }
