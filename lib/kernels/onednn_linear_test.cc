@@ -53,7 +53,8 @@ TEST_F(OneDnnLinearTest, IsCloseToDouble) {
 }
 
 TEST_F(OneDnnLinearTest, RowBitsDoNotDependOnRowsSlicesOrThreads) {
-  for (const auto& [n, k] : std::vector<std::pair<int64_t, int64_t>>{{576, 512}, {100, 1408}}) {
+  for (const auto& shape : std::vector<std::pair<int64_t, int64_t>>{{576, 512}, {100, 1408}}) {
+    const int64_t n = shape.first, k = shape.second;
     const std::vector<uint16_t> w = RandomBf16(n * k, 3), x = RandomBf16(512 * k, 4);
     const auto linear = OneDnnLinear::Create(w.data(), n, k);
     ASSERT_TRUE(linear.ok()) << linear.status();
