@@ -76,7 +76,8 @@ void DecodeBlock(const BlockQ5_K& block, float* dst) {
 void DecodeBlock(const BlockQ6_K& block, float* dst) {
   const float d = F16ToF32(block.d);
   for (int i = 0; i < kSuperBlock; ++i) {
-    const float scale = d * static_cast<float>(block.scales[i / 16]);
+    const int group = i / 16;
+    const float scale = d * static_cast<float>(block.scales[group]);
     dst[i] = scale * static_cast<float>(SixBits(block, i) - 32);
   }
 }
