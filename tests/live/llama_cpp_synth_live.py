@@ -16,10 +16,20 @@ def main():
     live_support.parse_arguments(__doc__)
     checks = live_support.Checks()
     script = live_support.ROOT / "tests/model/llama_cpp_reads_synth.py"
-    done = subprocess.run([sys.executable, str(script), str(live_support.program("tandem-model"))],
-                          capture_output=True, text=True, timeout=900)
-    detail = (done.stdout.strip() if done.returncode in (0, 77) else done.stderr.strip()[-1500:]) or "no output"
-    checks.expect("llama.cpp reads synthetic models", done.returncode == 0, f"exit code {done.returncode}, {detail}")
+    done = subprocess.run(
+        [sys.executable, str(script), str(live_support.program("tandem-model"))],
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    detail = (
+        done.stdout.strip() if done.returncode in (0, 77) else done.stderr.strip()[-1500:]
+    ) or "no output"
+    checks.expect(
+        "llama.cpp reads synthetic models",
+        done.returncode == 0,
+        f"exit code {done.returncode}, {detail}",
+    )
     return checks.exit_code()
 
 

@@ -1,4 +1,4 @@
-"""What the live scripts share: one line per check, a cluster of real processes, stubs made from proto/.
+"""What live scripts share: a line per check, a cluster of real processes, stubs made from proto/.
 
 In a folder of its own because ./test.sh --live runs every script directly in tests/live.
 """
@@ -17,14 +17,18 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-BUILD = ROOT / os.environ.get("TANDEM_BINARY_DIR", "build/release")  # an absolute path stays as it is
+BUILD = ROOT / os.environ.get(
+    "TANDEM_BINARY_DIR", "build/release"
+)  # an absolute path stays as it is
 PROGRAMS = BUILD / "bin"
 DATA = pathlib.Path(os.environ.get("TANDEM_DATA", ROOT.parent / "shared/data"))
 
 
 def parse_arguments(doc, add=lambda parser: None):
     """--help and whatever `add` adds."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add(parser)
     return parser.parse_args()
 
@@ -33,7 +37,10 @@ def program(name):
     """Path of one of the project's programs; exit code 1 and one sentence when it is not built."""
     path = PROGRAMS / name
     if not path.is_file():
-        sys.exit(f"expected {path}, found nothing: build first, or set TANDEM_BINARY_DIR to the build folder")
+        sys.exit(
+            f"expected {path}, found nothing: build first, or set TANDEM_BINARY_DIR to the build"
+            " folder"
+        )
     return path
 
 
@@ -71,9 +78,13 @@ class Checks:
 
 def run(*command, wait_s_max, **options):
     """The command's standard output; raises with the end of its error output when it fails."""
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=wait_s_max, **options)
+    done = subprocess.run(
+        [str(c) for c in command], capture_output=True, text=True, timeout=wait_s_max, **options
+    )
     if done.returncode != 0:
-        raise RuntimeError(f"{command[1]} ended with {done.returncode}: {done.stderr.strip()[-1500:]}")
+        raise RuntimeError(
+            f"{command[1]} ended with {done.returncode}: {done.stderr.strip()[-1500:]}"
+        )
     return done.stdout
 
 
@@ -83,10 +94,25 @@ class Cluster:
     def __init__(self, model, cpu_workers=2, flags=()):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="tandem_live_"))
         self.state_file, self.log = self.folder / "state.json", self.folder / "tandem-up.log"
-        command = [program("tandem"), "up", "--model", model, "--cpu-workers", cpu_workers, "--listen", "127.0.0.1:0",
-                   "--state-file", self.state_file, "--log-dir", self.folder, *flags]
+        command = [
+            program("tandem"),
+            "up",
+            "--model",
+            model,
+            "--cpu-workers",
+            cpu_workers,
+            "--listen",
+            "127.0.0.1:0",
+            "--state-file",
+            self.state_file,
+            "--log-dir",
+            self.folder,
+            *flags,
+        ]
         with open(self.log, "wb") as log:
-            self.launcher = subprocess.Popen([str(c) for c in command], stdout=log, stderr=log, start_new_session=True)
+            self.launcher = subprocess.Popen(
+                [str(c) for c in command], stdout=log, stderr=log, start_new_session=True
+            )
 
     def __enter__(self, wait_s_max=300):
         end = time.monotonic() + wait_s_max
@@ -118,11 +144,14 @@ class Cluster:
 
 @contextlib.contextmanager
 def grpc_stubs():
-    """Python modules of proto/*.proto by name ("inference_pb2", "inference_pb2_grpc", ...), made by protoc for the occasion."""
+    """Modules by name ("inference_pb2", "inference_pb2_grpc", ...), made of proto/ by protoc."""
     from grpc_tools import protoc
+
     with tempfile.TemporaryDirectory(prefix="tandem_stubs_") as folder:
         files = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "proto").glob("*.proto"))]
-        code = protoc.main(["protoc", f"-I{ROOT}", f"--python_out={folder}", f"--grpc_python_out={folder}", *files])
+        code = protoc.main(
+            ["protoc", f"-I{ROOT}", f"--python_out={folder}", f"--grpc_python_out={folder}", *files]
+        )
         if code != 0:
             raise RuntimeError(f"protoc ended with {code}")
         sys.path.insert(0, folder)
