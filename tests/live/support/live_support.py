@@ -25,7 +25,8 @@ DATA = pathlib.Path(os.environ.get("TANDEM_DATA", ROOT.parent / "shared/data"))
 
 
 def parse_arguments(doc, add=lambda parser: None):
-    """--help and whatever `add` adds."""
+    """--help and whatever `add` adds. From here on SIGTERM ends the script by way of its clean-up."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
