@@ -207,7 +207,8 @@ int Main(int argc, char** argv) {
   const auto inference = MakeInferenceService({model->get(), &loop, &registry, &base::RealClock(),
                                                ContextTokens(options, (*model)->config())});
   const auto membership = MakeMembershipService(&registry);
-  auto server = rpc::GrpcServer::Start(options.listen, {inference.get(), membership.get()});
+  auto server = rpc::GrpcServer::Start(options.listen, {inference.get(), membership.get()},
+                                       rpc::Traffic::kQuiet);
   if (!server.ok()) return base::CannotStart(kProgram, server.status());
   rpc::AdminOptions admin_options;
   admin_options.listen = options.admin_listen;

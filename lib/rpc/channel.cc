@@ -7,7 +7,9 @@
 
 namespace tandem::rpc {
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+namespace {
+
+grpc::ChannelArguments CommonArguments() {
   grpc::ChannelArguments args;
   args.SetMaxReceiveMessageSize(kMessageBytesMax);
   args.SetMaxSendMessageSize(kMessageBytesMax);
@@ -22,7 +24,25 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   // Addresses of the cluster are never behind the environment's web proxy.
   args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  return args;
+}
+
+std::shared_ptr<grpc::Channel> Open(const std::string& address,
+                                    const grpc::ChannelArguments& args) {
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), args);
+}
+
+}  // namespace
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+  return Open(address, CommonArguments());
+}
+
+std::shared_ptr<grpc::Channel> MakeQuietChannel(const std::string& address) {
+  grpc::ChannelArguments args = CommonArguments();
+  args.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  args.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kQuietWindowBytes);
+  return Open(address, args);
 }
 
 bool WaitForConnected(grpc::Channel& channel, absl::Duration wait_max) {

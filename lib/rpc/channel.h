@@ -18,6 +18,10 @@ namespace tandem::rpc {
 // first call.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
 
+// The same for calls that are few and small, as heartbeats: does not measure the connection's
+// bandwidth, which costs pings after every message.
+std::shared_ptr<grpc::Channel> MakeQuietChannel(const std::string& address);
+
 // Waits until the channel is connected; false when that took longer than `wait_max`.
 bool WaitForConnected(grpc::Channel& channel, absl::Duration wait_max);
 

@@ -6,6 +6,7 @@
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/impl/server_builder_plugin.h>
 #include <grpcpp/impl/server_initializer.h>
+#include <sys/resource.h>
 
 #include <mutex>
 
@@ -66,6 +67,21 @@ void SetUpLibrary() {
   });
 }
 
+// A gRPC 1.51 server that has once run out of descriptors never accepts again, and it has no cap on
+// connections. So it takes all the descriptors it may have; those who have few are told.
+void RaiseDescriptorLimit() {
+  constexpr rlim_t kFew = 1024;
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  if (limit.rlim_cur < limit.rlim_max) {
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);  // if it fails, the old limit stays
+    getrlimit(RLIMIT_NOFILE, &limit);
+  }
+  if (limit.rlim_cur < kFew)
+    base::LogWarning("few_descriptors", {{"expected", kFew}, {"found", limit.rlim_cur}});
+}
+
 void SetArguments(grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(kMessageBytesMax);
   builder->SetMaxSendMessageSize(kMessageBytesMax);
@@ -100,7 +116,7 @@ GrpcServer::GrpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 GrpcServer::~GrpcServer() { Shutdown(absl::ZeroDuration()); }
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
-    const std::string& listen, const std::vector<grpc::Service*>& services) {
+    const std::string& listen, const std::vector<grpc::Service*>& services, Traffic traffic) {
   HostPort address;
   if (!IsUnixAddress(listen)) {
     absl::StatusOr<HostPort> parsed = ParseHostPort(listen);
@@ -108,9 +124,14 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     address = *parsed;
   }
   SetUpLibrary();
+  RaiseDescriptorLimit();
   auto impl = std::make_unique<Impl>();
   grpc::ServerBuilder builder;
   SetArguments(&builder);
+  if (traffic == Traffic::kQuiet) {
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kQuietWindowBytes);
+  }
   builder.SetOption(std::make_unique<ServiceNamesOption>(impl->service_names));
   builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &impl->port);
   for (grpc::Service* service : services) builder.RegisterService(service);

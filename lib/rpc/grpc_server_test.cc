@@ -4,8 +4,10 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <thread>
 
@@ -69,6 +71,7 @@ absl::StatusOr<bool> Beat(const std::string& address, uint32_t ten_ms) {
   auto stub = Membership::NewStub(MakeChannel(address));
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+  context.set_wait_for_ready(true);  // on a busy machine the first attempt to connect may be late
   membership::v1::HeartbeatRequest request;
   request.set_load_percent(ten_ms);
   membership::v1::HeartbeatResponse response;
@@ -84,6 +87,20 @@ TEST(GrpcServerTest, ServesOnAPortOfItsOwn) {
   ASSERT_TRUE(server.ok()) << server.status();
   EXPECT_GT((*server)->port(), 0);
   EXPECT_EQ((*server)->address(), absl::StrCat("127.0.0.1:", (*server)->port()));
+  EXPECT_TRUE(Beat((*server)->address(), 0).ok());
+}
+
+TEST(GrpcServerTest, TakesAllDescriptorsItMayHave) {
+  rlimit limit = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, 256);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  SlowMembership service;
+  auto server = GrpcServer::Start("127.0.0.1:0", {&service}, Traffic::kQuiet);
+  ASSERT_TRUE(server.ok()) << server.status();
+  rlimit now = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &now), 0);
+  EXPECT_EQ(now.rlim_cur, limit.rlim_max);
   EXPECT_TRUE(Beat((*server)->address(), 0).ok());
 }
 

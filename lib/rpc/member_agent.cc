@@ -35,7 +35,7 @@ class GrpcMemberAgent final : public MemberAgent {
  public:
   explicit GrpcMemberAgent(MemberAgentOptions options)
       : options_(std::move(options)),
-        stub_(Membership::NewStub(MakeChannel(options_.coordinator_address))) {
+        stub_(Membership::NewStub(MakeQuietChannel(options_.coordinator_address))) {
     if (options_.registration.worker_id().empty()) {
       options_.registration.set_worker_id(RandomWorkerId(options_.registration.kind()));
     }
