@@ -227,6 +227,8 @@ TEST(ExpertFfn, EveryTypeHasTheSameBitsOnEveryTableAndThreadCount) {
             const Answer got = RunAll(*table, threads, call, experts, activation, reply);
             ASSERT_EQ(got.sums, want.sums) << NameOf(type) << " " << table->isa;
             ASSERT_EQ(got.flags, want.flags);
+            ASSERT_EQ(got.apart.size(), want.apart.size());
+            if (want.apart.empty()) continue;  // a sum on the grid
             ASSERT_EQ(std::memcmp(got.apart.data(), want.apart.data(), want.apart.size() * 4), 0)
                 << NameOf(type) << " " << table->isa;
           }
