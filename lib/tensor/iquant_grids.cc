@@ -174,7 +174,7 @@ constexpr std::array<uint64_t, kOctalWords> kIQ3SMembers = {
 template <size_t kMembers, size_t kDims, typename Value, size_t kWords, size_t kLevels>
 constexpr std::array<Value, kMembers * kDims> Expand(const std::array<uint64_t, kWords>& bitmap,
                                                      const std::array<Value, kLevels>& levels) {
-  std::array<Value, kMembers * kDims> table = {};
+  std::array<Value, (kMembers * kDims)> table = {};
   size_t out = 0;
   for (size_t code = 0; code < kWords * 64; ++code) {
     if (((bitmap[code / 64] >> (code % 64)) & 1) == 0) continue;

@@ -14,7 +14,8 @@
 #include "lib/kernels/isa/target_begin.h"
 
 namespace tandem::kernels::avx2 {
-// clang-format off: lanes first, the bodies are written in them.
+// Lanes first: the bodies are written in them.
+// clang-format off
 #include "lib/kernels/isa/lanes_avx2.inl"
 #include "lib/kernels/body/all.inl"
 // clang-format on

@@ -9,7 +9,8 @@
 #include "lib/tensor/iquant_grids.h"
 
 namespace tandem::kernels::scalar {
-// clang-format off: lanes first, the bodies are written in them.
+// Lanes first: the bodies are written in them.
+// clang-format off
 #include "lib/kernels/isa/lanes_scalar.inl"
 #include "lib/kernels/body/all.inl"
 // clang-format on
