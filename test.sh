@@ -32,8 +32,8 @@ LIST
 step_packages() { install_packages; }
 
 step_format() {
-  find lib cpu_worker gpu_worker coordinator eval_client tools tests bench \( -name '*.cc' -o -name '*.h' \) -print0 \
-    2>/dev/null | xargs -0 -r clang-format --dry-run -Werror
+  find . \( -path ./build -o -path ./.venv -o -path ./.git \) -prune -o \
+    \( -name '*.cc' -o -name '*.h' \) -print0 | xargs -0 -r clang-format --dry-run -Werror
 }
 
 step_build() { build_preset release; }
