@@ -10,6 +10,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace tandem::kernels {
@@ -30,6 +32,22 @@ bool HasF16C() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1u << 29)) != 0;
 }
+
+// CPUID leaf 7, subleaf 1, EAX bit 4.
+bool HasAvxVnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 4)) != 0;
+}
+
+// CPUID leaf 7, EDX bits 22, 24, 25 (bf16, tile, int8), and the kernel's leave to use the tile
+// registers, which a process must ask for once (Documentation/arch/x86/xstate.rst).
+bool HasAmx() {
+  constexpr unsigned kBits = (1u << 22) | (1u << 24) | (1u << 25);
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & kBits) != kBits) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
 #endif
 
 // Every table of this build, slowest first.
@@ -42,8 +60,11 @@ std::vector<Candidate> Candidates() {
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
   all.push_back({"avx2", &Avx2Table, avx2});
+  const bool avx512_vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+  all.push_back({"avx_vnni", &AvxVnniTable, avx2 && HasAvxVnni()});
   all.push_back({"avx512", &Avx512Table, avx512});
-  all.push_back({"avx512_vnni", &Avx512VnniTable, avx512 && __builtin_cpu_supports("avx512vnni")});
+  all.push_back({"avx512_vnni", &Avx512VnniTable, avx512_vnni});
+  all.push_back({"amx", &AmxTable, avx512_vnni && HasAmx()});
 #endif
   return all;
 }

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "lib/kernels/linear.h"
+#include "lib/kernels/panel.h"
 #include "lib/kernels/quant.h"
 #include "lib/tensor/dtype.h"
 
@@ -23,7 +24,7 @@ inline constexpr int kLinearTileRowsMax = 6;
 using UnpackRow = void (*)(const std::byte* src, int64_t cols, const UnpackedRow& out);
 
 struct KernelTable {
-  const char* isa = nullptr;  // "scalar", "avx2", "avx512", "avx512_vnni"
+  const char* isa = nullptr;  // "scalar", "avx2", "avx_vnni", "avx512", "avx512_vnni", "amx"
 
   // `scratch`: [kLinearTileRowsMax, cols rounded up to 16] f32.
   void (*linear_bf16)(const LinearArgs& args, float* scratch) = nullptr;
@@ -39,10 +40,16 @@ struct KernelTable {
   // x [n] f32, n a multiple of 32; pads `out` with zeros. A block holding a value that is not
   // finite gets the scale NaN.
   void (*quantize_row)(const float* x, int64_t n, const QuantRow& out) = nullptr;
-  void (*quant_dot)(const QuantDotArgs& args) = nullptr;
-  // out [cols] f32, bit-equal to DequantizeRow of lib/tensor/codec.h.
-  void (*dequantize_unpacked)(const UnpackedRow& row, bool has_mins, int64_t cols,
-                              float* out) = nullptr;
+
+  // One packed panel times rows of activations (panel.h). panel: int8 rows for quantized types,
+  // float rows of bf16 values for bf16, f16 and fp8, null for f32. panel_f32: float rows, any type.
+  // panel_tiles: row tiles instead of rows; null where the instruction set multiplies no tiles.
+  void (*panel[static_cast<int>(DType::kCount)])(const PanelArgs& args) = {};
+  void (*panel_f32)(const PanelArgs& args) = nullptr;
+  void (*panel_tiles[static_cast<int>(DType::kCount)])(const TileArgs& args) = {};
+  // out [columns in whole blocks of the type][16] f32: the panel's exact values.
+  void (*unpack_panel)(const PackedLayout& layout, const std::byte* panel, float* out) = nullptr;
+
   // Rows of f16 or bf16 to f32 (exact) and f32 to bf16 (nearest even).
   void (*widen_f16)(const uint16_t* x, int64_t n, float* out) = nullptr;
   void (*widen_bf16)(const uint16_t* x, int64_t n, float* out) = nullptr;

@@ -8,10 +8,7 @@
 // Activations: value[k] ~ scales[k / 32] * codes[k], codes in [-127, 127], scale = max|x| / 127,
 // rounded to nearest even.
 //
-// The dot product, the same on every instruction set. For each 64 values lane l of 16 adds the
-// integer products of k = 4l .. 4l+3 exactly, then acc[l] = fma(float(sum), w_scale * x_scale,
-// acc[l]) in the order of k; formats with minima then do acc[l] = fma(-min, x_sum, acc[l]) over the
-// groups of 16 values g = l, l + 16, ...; one fixed tree adds the lanes.
+// panel.h says how they are multiplied.
 #pragma once
 
 #include <cstddef>
@@ -39,18 +36,9 @@ struct UnpackedRow {
 struct QuantRow {
   int8_t* codes = nullptr;  // [PaddedCodes(cols)]
   float* scales = nullptr;  // [PaddedCodes(cols) / 32]
-  float* sums = nullptr;    // [PaddedCodes(cols) / 16]: scale * (sum of the 16 codes), rounded once
-};
-
-struct QuantDotArgs {
-  int64_t cols_padded = 0;         // PaddedCodes of the contraction length
-  const UnpackedRow* w = nullptr;  // [outs]
-  int64_t outs = 0;
-  bool has_mins = false;
-  const QuantRow* x = nullptr;  // [rows]
-  int64_t rows = 0;
-  float* y = nullptr;  // y[r * y_stride + o]
-  int64_t y_stride = 0;
+  int32_t* code_sums = nullptr;  // [PaddedCodes(cols) / 16]: sum of the 16 codes
+  float* sums = nullptr;         // [PaddedCodes(cols) / 16]: scale * code sum, rounded once
+  float* block_sums = nullptr;   // [PaddedCodes(cols) / 32]: scale * (sum of the 32 codes)
 };
 
 // Weighs one expert's output row and adds it to an integer row on the grid of expert_grid.h.

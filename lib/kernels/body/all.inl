@@ -3,10 +3,12 @@
 // clang-format off: each body uses those before it.
 #include "lib/kernels/body/linear.inl"
 #include "lib/kernels/body/activation.inl"
-#include "lib/kernels/body/quant_dot.inl"
+#include "lib/kernels/body/activation_rows.inl"
 #include "lib/kernels/body/unpack_small.inl"
 #include "lib/kernels/body/unpack_k.inl"
 #include "lib/kernels/body/unpack_i.inl"
+#include "lib/kernels/body/panel_codes.inl"
+#include "lib/kernels/body/panel_floats.inl"
 // clang-format on
 
 static void SetUnpackers(KernelTable* table) {
@@ -34,6 +36,18 @@ static void SetUnpackers(KernelTable* table) {
   set(DType::kIQ4_XS, &UnpackIQ4_XS);
 }
 
+static void SetPanels(KernelTable* table) {
+#define TANDEM_SET_PANEL(type) \
+  table->panel[static_cast<int>(DType::type)] = &PanelCodesBody<DType::type>;
+  TANDEM_FOR_EACH_PACKED_TYPE(TANDEM_SET_PANEL)
+#undef TANDEM_SET_PANEL
+  table->panel[static_cast<int>(DType::kBF16)] = &PanelHalfBody<DType::kBF16>;
+  table->panel[static_cast<int>(DType::kF16)] = &PanelHalfBody<DType::kF16>;
+  table->panel[static_cast<int>(DType::kF8E4M3)] = &PanelHalfBody<DType::kF8E4M3>;
+  table->panel_f32 = &PanelF32Body;
+  table->unpack_panel = &UnpackPanelBody;
+}
+
 static KernelTable MakeTable(const char* isa) {
   KernelTable table;
   table.isa = isa;
@@ -44,12 +58,11 @@ static KernelTable MakeTable(const char* isa) {
   table.swiglu = &SwiGluBody;
   table.sigmoid = &SigmoidBody;
   table.quantize_row = &QuantizeRowBody;
-  table.quant_dot = &QuantDotBody;
-  table.dequantize_unpacked = &DequantizeUnpackedBody;
   table.widen_f16 = &WidenF16Body;
   table.widen_bf16 = &WidenBf16Body;
   table.narrow_bf16 = &NarrowBf16Body;
   table.grid_add = &GridAddBody;
   SetUnpackers(&table);
+  SetPanels(&table);
   return table;
 }

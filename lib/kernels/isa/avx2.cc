@@ -7,6 +7,7 @@
 #include "lib/kernels/body/byte_masks.h"
 #include "lib/kernels/isa/lane_macros.h"
 #include "lib/kernels/isa/tables.h"
+#include "lib/kernels/packed_form.h"
 #include "lib/tensor/blocks.h"
 #include "lib/tensor/iquant_grids.h"
 
@@ -17,6 +18,7 @@ namespace tandem::kernels::avx2 {
 // Lanes first: the bodies are written in them.
 // clang-format off
 #include "lib/kernels/isa/lanes_avx2.inl"
+#include "lib/kernels/isa/dot_avx2.inl"
 #include "lib/kernels/body/all.inl"
 // clang-format on
 }  // namespace tandem::kernels::avx2

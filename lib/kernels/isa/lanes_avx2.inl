@@ -80,45 +80,9 @@ TANDEM_LANE float ReduceSum8(__m256 t8) {
 }
 TANDEM_LANE float ReduceSum(const F32x16& a) { return ReduceSum8(_mm256_add_ps(a.lo, a.hi)); }
 
-// --- integer codes
-
-// Of 16 registers: 8 sums, 4 of codes and scales, the rest temporaries.
-constexpr int kDotTileRows = 2;
-constexpr int kDotTileOuts = 2;
-
-struct WeightCodes {
-  __m256i lo, hi;
-};
-struct RowCodes {
-  __m256i lo, hi;
-};
-TANDEM_LANE WeightCodes LoadWeightCodes(const int8_t* p) {
-  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
-          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
-}
-TANDEM_LANE RowCodes LoadRowCodes(const int8_t* p) {
-  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
-          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
-}
-// The unsigned operand is |w| (128 at most), the signed one x with w's sign (127 at most): a pair
-// sums to at most 2 * 128 * 127 = 32512, so the 16-bit sums never saturate.
-TANDEM_LANE __m256 DotCodes8(__m256i w, __m256i x) {
-  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-  return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-}
-TANDEM_LANE F32x16 DotCodes(const WeightCodes& w, const RowCodes& x) {
-  return {DotCodes8(w.lo, x.lo), DotCodes8(w.hi, x.hi)};
-}
-TANDEM_LANE F32x16 SpreadFour(const float* p) {
-  const __m256 four = _mm256_castps128_ps256(_mm_loadu_ps(p));
-  return {_mm256_permutevar8x32_ps(four, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1)),
-          _mm256_permutevar8x32_ps(four, _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3))};
-}
-TANDEM_LANE F32x16 SpreadTwo(const float* p) {
-  return {_mm256_broadcast_ss(p), _mm256_broadcast_ss(p + 1)};
-}
 TANDEM_LANE F32x16 LoadF16(const uint16_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
           _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
 }
 #include "lib/kernels/isa/codes_256.inl"
+#include "lib/kernels/isa/lines_avx2.inl"

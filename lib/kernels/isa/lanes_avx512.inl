@@ -45,23 +45,8 @@ TANDEM_LANE float ReduceSum(const F32x16& a) {
   return _mm_cvtss_f32(_mm_add_ss(t2, _mm_shuffle_ps(t2, t2, 1)));
 }
 
-// --- integer codes
-
-// Of 32 registers: 16 sums, 12 of codes and scales of W, the rest x and temporaries.
-constexpr int kDotTileRows = 4;
-constexpr int kDotTileOuts = 4;
-
-TANDEM_LANE F32x16 SpreadFour(const float* p) {
-  const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  return {_mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(_mm_loadu_ps(p)))};
-}
-TANDEM_LANE F32x16 SpreadTwo(const float* p) {
-  const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-  double both;
-  __builtin_memcpy(&both, p, sizeof(both));
-  return {_mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(_mm_castpd_ps(_mm_set_sd(both))))};
-}
 TANDEM_LANE F32x16 LoadF16(const uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
 #include "lib/kernels/isa/codes_256.inl"
+#include "lib/kernels/isa/lines_avx512.inl"

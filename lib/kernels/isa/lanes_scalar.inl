@@ -129,42 +129,6 @@ TANDEM_LANE float ReduceSum(const F32x16& a) {
   return t[0] + t[1];
 }
 
-// --- integer codes
-
-// Register tile of the quantized dot product: rows of x times rows of W.
-constexpr int kDotTileRows = 1;
-constexpr int kDotTileOuts = 1;
-
-struct WeightCodes {
-  const int8_t* p;
-};
-struct RowCodes {
-  const int8_t* p;
-};
-TANDEM_LANE WeightCodes LoadWeightCodes(const int8_t* p) { return {p}; }
-TANDEM_LANE RowCodes LoadRowCodes(const int8_t* p) { return {p}; }
-// Lane l: the exact sum of products 4l .. 4l+3, as f32.
-TANDEM_LANE F32x16 DotCodes(const WeightCodes& w, const RowCodes& x) {
-  F32x16 r;
-  for (int l = 0; l < 16; ++l) {
-    int32_t sum = 0;
-    for (int k = 4 * l; k < 4 * l + 4; ++k) sum += int32_t{w.p[k]} * int32_t{x.p[k]};
-    r.v[l] = static_cast<float>(sum);
-  }
-  return r;
-}
-// Lane l: p[l / 4].
-TANDEM_LANE F32x16 SpreadFour(const float* p) {
-  F32x16 r;
-  for (int l = 0; l < 16; ++l) r.v[l] = p[l / 4];
-  return r;
-}
-// Lane l: p[l / 8].
-TANDEM_LANE F32x16 SpreadTwo(const float* p) {
-  F32x16 r;
-  for (int l = 0; l < 16; ++l) r.v[l] = p[l / 8];
-  return r;
-}
 TANDEM_LANE float HalfToFloat(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
   const uint32_t exponent = (half >> 10) & 31;
@@ -199,3 +163,4 @@ TANDEM_LANE void StoreWordsPlus(const uint64_t* words, const uint64_t* add, int8
   __builtin_memcpy(b, add, 32);
   for (int k = 0; k < 32; ++k) out[k] = static_cast<int8_t>(static_cast<uint8_t>(a[k] + b[k]));
 }
+#include "lib/kernels/isa/lines_scalar.inl"

@@ -5,6 +5,7 @@
 #include "lib/kernels/body/byte_masks.h"
 #include "lib/kernels/isa/lane_macros.h"
 #include "lib/kernels/isa/tables.h"
+#include "lib/kernels/packed_form.h"
 #include "lib/tensor/blocks.h"
 #include "lib/tensor/iquant_grids.h"
 

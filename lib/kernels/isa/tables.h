@@ -9,8 +9,10 @@ namespace tandem::kernels {
 const KernelTable* ScalarTable();
 #if defined(__x86_64__)
 const KernelTable* Avx2Table();
+const KernelTable* AvxVnniTable();
 const KernelTable* Avx512Table();
 const KernelTable* Avx512VnniTable();
+const KernelTable* AmxTable();
 #endif
 
 }  // namespace tandem::kernels

@@ -1,4 +1,4 @@
-// Activations to int8, and the dot product of unpacked weights with them. Included inside an
+// Activations to int8 and between float formats, and outputs onto the grid. Included inside an
 // instruction set's namespace after its lanes; the definition of the arithmetic is in quant.h.
 
 // 1.5 * 2^23: adding it to |v| < 2^22 rounds v to the nearest even integer, found in the low bits
@@ -50,101 +50,16 @@ static void QuantizeRowBody(const float* __restrict x, int64_t n, const QuantRow
     out.scales[block] = scale;
     out.sums[2 * block] = scale * static_cast<float>(sums[0]);
     out.sums[2 * block + 1] = scale * static_cast<float>(sums[1]);
+    out.block_sums[block] = scale * static_cast<float>(sums[0] + sums[1]);
+    out.code_sums[2 * block] = sums[0];
+    out.code_sums[2 * block + 1] = sums[1];
   }
   if (padded > n) {
     __builtin_memset(out.codes + n, 0, padded - n);
-    out.scales[n / 32] = 0.0f;
-    out.sums[n / 16] = 0.0f;
-    out.sums[n / 16 + 1] = 0.0f;
-  }
-}
-
-template <int kRows, int kOuts>
-static void DotTile(const QuantDotArgs& a, const QuantRow* x, const UnpackedRow* w, float* y) {
-  F32x16 acc[kRows][kOuts];
-  TANDEM_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    TANDEM_UNROLL
-    for (int o = 0; o < kOuts; ++o) acc[r][o] = Set(0.0f);
-  }
-  for (int64_t k = 0; k < a.cols_padded; k += kCodeChunk) {
-    WeightCodes codes[kOuts];
-    F32x16 scales[kOuts];
-    TANDEM_UNROLL
-    for (int o = 0; o < kOuts; ++o) {
-      codes[o] = LoadWeightCodes(w[o].codes + k);
-      scales[o] = SpreadFour(w[o].scales + k / 16);
-    }
-    TANDEM_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      const RowCodes row = LoadRowCodes(x[r].codes + k);
-      const F32x16 row_scale = SpreadTwo(x[r].scales + k / 32);
-      TANDEM_UNROLL
-      for (int o = 0; o < kOuts; ++o) {
-        acc[r][o] = Fma(DotCodes(codes[o], row), Mul(scales[o], row_scale), acc[r][o]);
-      }
-    }
-  }
-  if (a.has_mins) {
-    const int64_t groups = a.cols_padded / kWeightGroup;
-    const int64_t whole = groups & ~int64_t{15};
-    TANDEM_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      TANDEM_UNROLL
-      for (int o = 0; o < kOuts; ++o) {
-        for (int64_t g = 0; g < whole; g += 16) {
-          acc[r][o] = Fma(Negate(Load(w[o].mins + g)), Load(x[r].sums + g), acc[r][o]);
-        }
-        if (whole < groups) {
-          acc[r][o] = Fma(Negate(LoadFirst(w[o].mins + whole, groups - whole)),
-                          LoadFirst(x[r].sums + whole, groups - whole), acc[r][o]);
-        }
-      }
-    }
-  }
-  TANDEM_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    TANDEM_UNROLL
-    for (int o = 0; o < kOuts; ++o) y[r * a.y_stride + o] = ReduceSum(acc[r][o]);
-  }
-}
-
-template <int kRows>
-static void DotOuts(const QuantDotArgs& a, const QuantRow* x, float* y) {
-  int64_t o = 0;
-  for (; o + kDotTileOuts <= a.outs; o += kDotTileOuts) {
-    DotTile<kRows, kDotTileOuts>(a, x, a.w + o, y + o);
-  }
-  for (; o < a.outs; ++o) DotTile<kRows, 1>(a, x, a.w + o, y + o);
-}
-
-template <int kRows>
-static void DotRows(const QuantDotArgs& a, int64_t rows, const QuantRow* x, float* y) {
-  if (rows == kRows) {
-    DotOuts<kRows>(a, x, y);
-  } else if constexpr (kRows > 1) {
-    DotRows<kRows - 1>(a, rows, x, y);
-  }
-}
-
-static void QuantDotBody(const QuantDotArgs& a) {
-  for (int64_t r = 0; r < a.rows; r += kDotTileRows) {
-    const int64_t rows = a.rows - r < kDotTileRows ? a.rows - r : kDotTileRows;
-    DotRows<kDotTileRows>(a, rows, a.x + r, a.y + r * a.y_stride);
-  }
-}
-
-// The f32 values of an unpacked row: bit-equal to the codec's.
-static void DequantizeUnpackedBody(const UnpackedRow& row, bool has_mins, int64_t cols,
-                                   float* __restrict out) {
-  for (int64_t g = 0; g < cols / kWeightGroup; ++g) {
-    const int8_t* codes = row.codes + g * kWeightGroup;
-    const float scale = row.scales[g];
-    float* to = out + g * kWeightGroup;
-    for (int k = 0; k < kWeightGroup; ++k) to[k] = scale * static_cast<float>(codes[k]);
-    if (has_mins) {
-      const float min = row.mins[g];
-      for (int k = 0; k < kWeightGroup; ++k) to[k] = to[k] - min;
+    out.scales[n / 32] = out.block_sums[n / 32] = 0.0f;
+    for (int64_t g = n / 16; g < n / 16 + 2; ++g) {
+      out.sums[g] = 0.0f;
+      out.code_sums[g] = 0;
     }
   }
 }
