@@ -43,7 +43,8 @@ struct KernelTable {
 
   // One packed panel times rows of activations (panel.h). panel: int8 rows for quantized types,
   // float rows of bf16 values for bf16, f16 and fp8, null for f32. panel_f32: float rows, any type.
-  // panel_tiles: row tiles instead of rows; null where the instruction set multiplies no tiles.
+  // panel_tiles: row tiles instead of rows; null for f32 and f16, and for bf16 and fp8 where the
+  // processor has no tile unit.
   void (*panel[static_cast<int>(DType::kCount)])(const PanelArgs& args) = {};
   void (*panel_f32)(const PanelArgs& args) = nullptr;
   void (*panel_tiles[static_cast<int>(DType::kCount)])(const TileArgs& args) = {};

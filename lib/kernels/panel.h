@@ -41,8 +41,7 @@ constexpr int64_t PaddedFloats(int64_t cols) {
   return (cols + kBlockCols - 1) / kBlockCols * kBlockCols;
 }
 
-// Room for one panel unpacked whichever way: at most sixteen f32 a column, columns in whole super
-// blocks.
+// Room for one panel's values: sixteen f32 a column, columns in whole super blocks.
 constexpr int64_t PanelScratchBytes(const PackedLayout& layout) {
   return (layout.cols + 255) / 256 * 256 * kLineBytes;
 }
@@ -55,15 +54,17 @@ constexpr int64_t Fp8ScaleCols(const PackedLayout& layout) {
 // Bytes of a bf16, f16 or fp8 value.
 constexpr int InfoHalfBytes(DType type) { return type == DType::kF8E4M3 ? 1 : 2; }
 
-// --- Row tiles: sixteen rows of activations side by side, for instruction sets that multiply
-// tiles. A tile of int8 rows holds for every block of 32 columns 16 x 32 codes, then the rows'
-// sixteen scales, then their sums: of the 32 columns, of the first sixteen, of the others (f32). A
-// tile of bf16 rows holds for every chunk of 32 columns 16 x 32 values.
+// --- Row tiles: sixteen rows of activations side by side, for many rows at once. A tile of int8 rows
+// holds for every block of 32 columns 16 x 32 codes; the rows' sixteen scales (f32); their sums of
+// the 32 columns, of the first sixteen, of the others (f32, quant.h); and the same three as sums of
+// codes (i32). A tile of bf16 rows holds for every chunk of 32 columns 16 x 32 values.
 
 inline constexpr int kTileRows = 16;
-inline constexpr int kTileSumsOffset = 512 + 64;
-inline constexpr int kQuantTileBlockBytes = 512 + 64 + 3 * 64;
-inline constexpr int kBf16TileChunkBytes = 1024;
+inline constexpr int kTileScalesOffset = kTileRows * kBlockCols;
+inline constexpr int kTileSumsOffset = kTileScalesOffset + kLineBytes;
+inline constexpr int kTileCodeSumsOffset = kTileSumsOffset + 3 * kLineBytes;
+inline constexpr int kQuantTileBlockBytes = kTileCodeSumsOffset + 3 * kLineBytes;
+inline constexpr int kBf16TileChunkBytes = kTileRows * kLineBytes;
 
 constexpr int64_t QuantTileBytes(int64_t cols) {
   return PaddedCodes(cols) / kBlockCols * kQuantTileBlockBytes;
@@ -72,14 +73,28 @@ constexpr int64_t Bf16TileBytes(int64_t cols) {
   return PaddedFloats(cols) / kBlockCols * kBf16TileChunkBytes;
 }
 
+// Panels that may be multiplied in one call.
+inline constexpr int64_t kTilePanelsMax = 4;
+
 struct TileArgs {
   const PackedLayout* layout = nullptr;
-  const std::byte* panel = nullptr;
+  const std::byte* panel = nullptr;  // the first of `panels` that lie one after the other
+  int64_t panels = 1;                // 1..kTilePanelsMax
   const std::byte* tiles = nullptr;  // row tiles, one after the other, aligned to 64
-  int64_t rows = 0;                  // in all of them; rows past the end are computed and dropped
+  int64_t rows = 0;                  // in all of them
+  // y[r * y_stride + 16 * p + o]: output o of panel p; has room for whole tiles of rows, and what
+  // is past `rows` is overwritten with anything.
   float* y = nullptr;
   int64_t y_stride = 0;
-  std::byte* scratch = nullptr;
+  std::byte* scratch = nullptr;  // TileScratchBytes(layout), aligned
 };
+
+// Room for a chunk of 512 columns of each panel, unpacked (768 bytes per 32 columns at most), or
+// for one fp8 panel as bf16 with its scales.
+constexpr int64_t TileScratchBytes(const PackedLayout& layout) {
+  const int64_t chunks = kTilePanelsMax * 16 * 768;
+  const int64_t fp8 = PaddedFloats(layout.cols) * 32 + PaddedFloats(layout.cols) * 2;
+  return fp8 > chunks ? fp8 : chunks;
+}
 
 }  // namespace tandem::kernels

@@ -197,11 +197,11 @@ std::vector<float> RunPanel(const KernelTable& table, const PanelCase& c, const 
 }
 
 std::vector<float> RunTiles(const KernelTable& table, const PanelCase& c, const Inputs& x,
-                            int64_t rows) {
+                            int64_t rows, int64_t panels = 1, int64_t y_stride = kYStride) {
   const int64_t cols = c.layout.cols;
   const bool quantized = IsIntegerForm(c.layout.type);
   const int64_t tile_bytes = quantized ? QuantTileBytes(cols) : Bf16TileBytes(cols);
-  Aligned tiles((rows + 15) / 16 * tile_bytes), scratch(PanelScratchBytes(c.layout));
+  Aligned tiles((rows + 15) / 16 * tile_bytes), scratch(TileScratchBytes(c.layout));
   for (int64_t r = 0; r < rows; ++r) {
     std::byte* tile = tiles.data() + r / 16 * tile_bytes;
     if (quantized) {
@@ -210,14 +210,16 @@ std::vector<float> RunTiles(const KernelTable& table, const PanelCase& c, const 
       PutBf16Row(x.float_x[r], 0, cols, r % 16, tile);
     }
   }
-  std::vector<float> y(rows * kYStride, NAN);
+  std::vector<float> y((rows + 15) / 16 * 16 * y_stride, NAN);
   table.panel_tiles[static_cast<int>(c.layout.type)]({.layout = &c.layout,
                                                       .panel = c.panel->data(),
+                                                      .panels = panels,
                                                       .tiles = tiles.data(),
                                                       .rows = rows,
                                                       .y = y.data(),
-                                                      .y_stride = kYStride,
+                                                      .y_stride = y_stride,
                                                       .scratch = scratch.data()});
+  y.resize(rows * y_stride);
   return y;
 }
 
@@ -330,13 +332,45 @@ TEST(Panel, RowBitsDoNotDependOnTheNumberOfRows) {
   }
 }
 
-TEST(Panel, TheTileUnitIsUsedWhereTheProcessorHasOne) {
+// Several panels in one call give what they give alone.
+TEST(Panel, TilesOfSeveralPanels) {
+  std::mt19937_64 random(5);
+  constexpr int64_t kCols = 1536, kRows = 37, kStride = 16 * kTilePanelsMax;
+  for (DType type : AllTypes()) {
+    const PanelCase c = MakeCase(type, kCols, 16, -1, random);
+    Inputs x;
+    MakeInputs(c, kRows, 0, IsFloatRowType(type), random, &x);
+    PanelCase several = c;
+    several.panel = std::make_shared<Aligned>(kTilePanelsMax * c.layout.panel_bytes);
+    std::vector<std::vector<float>> want;
+    for (int64_t p = 0; p < kTilePanelsMax; ++p) {
+      const PanelCase one = MakeCase(type, kCols, 16, -1, random);
+      std::memcpy(several.panel->data() + p * c.layout.panel_bytes, one.panel->data(),
+                  c.layout.panel_bytes);
+      if (type == DType::kF32) continue;
+      want.push_back(RunPanel(*SupportedTables().front(), one, x, 0, kRows, false));
+    }
+    for (const KernelTable* table : SupportedTables()) {
+      if (table->panel_tiles[static_cast<int>(type)] == nullptr) continue;
+      for (int64_t panels = 1; panels <= kTilePanelsMax; ++panels) {
+        const std::vector<float> got = RunTiles(*table, several, x, kRows, panels, kStride);
+        for (int64_t i = 0; i < kRows * panels; ++i) {
+          const int64_t r = i / panels, p = i % panels;
+          ASSERT_EQ(std::memcmp(&got[r * kStride + 16 * p], &want[p][r * kYStride], 64), 0)
+              << NameOf(type) << " " << table->isa << " panel " << p << " of " << panels;
+        }
+      }
+    }
+  }
+}
+
+TEST(Panel, TilesAreThereForEveryTypeThatGainsFromThem) {
   for (const KernelTable* table : SupportedTables()) {
     const bool amx = std::string(table->isa) == "amx";
     for (DType type : AllTypes()) {
       const bool tiles = table->panel_tiles[static_cast<int>(type)] != nullptr;
-      const bool possible = type != DType::kF32 && type != DType::kF16;
-      EXPECT_EQ(tiles, amx && possible) << table->isa << " " << NameOf(type);
+      const bool bf16_tiles = amx && (type == DType::kBF16 || type == DType::kF8E4M3);
+      EXPECT_EQ(tiles, IsIntegerForm(type) || bf16_tiles) << table->isa << " " << NameOf(type);
     }
   }
 }

@@ -19,11 +19,16 @@ void PutQuantRow(const QuantRow& x, int64_t first_block, int64_t blocks, int64_t
   std::byte* block = tile + first_block * kQuantTileBlockBytes;
   for (int64_t b = first_block; b < first_block + blocks; ++b, block += kQuantTileBlockBytes) {
     std::memcpy(block + row * kBlockCols, x.codes + b * kBlockCols, kBlockCols);
-    PutFloat(block + 512, row, x.scales[b]);
+    PutFloat(block + kTileScalesOffset, row, x.scales[b]);
     std::byte* sums = block + kTileSumsOffset;
     PutFloat(sums, row, x.block_sums[b]);
     PutFloat(sums + 64, row, x.sums[2 * b]);
     PutFloat(sums + 128, row, x.sums[2 * b + 1]);
+    const int32_t first = x.code_sums[2 * b], second = x.code_sums[2 * b + 1];
+    int32_t* code_sums = reinterpret_cast<int32_t*>(block + kTileCodeSumsOffset) + row;
+    code_sums[0] = first + second;
+    code_sums[16] = first;
+    code_sums[32] = second;
   }
 }
 

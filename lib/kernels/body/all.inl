@@ -9,6 +9,7 @@
 #include "lib/kernels/body/unpack_i.inl"
 #include "lib/kernels/body/panel_codes.inl"
 #include "lib/kernels/body/panel_floats.inl"
+#include "lib/kernels/body/tile_codes.inl"
 // clang-format on
 
 static void SetUnpackers(KernelTable* table) {
@@ -38,7 +39,8 @@ static void SetUnpackers(KernelTable* table) {
 
 static void SetPanels(KernelTable* table) {
 #define TANDEM_SET_PANEL(type) \
-  table->panel[static_cast<int>(DType::type)] = &PanelCodesBody<DType::type>;
+  table->panel[static_cast<int>(DType::type)] = &PanelCodesBody<DType::type>; \
+  table->panel_tiles[static_cast<int>(DType::type)] = &LaneTilesBody<DType::type>;
   TANDEM_FOR_EACH_PACKED_TYPE(TANDEM_SET_PANEL)
 #undef TANDEM_SET_PANEL
   table->panel[static_cast<int>(DType::kBF16)] = &PanelHalfBody<DType::kBF16>;

@@ -195,94 +195,6 @@ static void PanelTile(const PanelArgs& a, const QuantRow* const* x, float* y) {
   for (int r = 0; r < kRows; ++r) Store(y + r * a.y_stride, acc[r]);
 }
 
-// --- Many rows: codes are unpacked once for all of them.
-
-// An unpacked block: eight lines of codes, then a line of scales a group, then one of minima.
-template <DType kType>
-constexpr int64_t UnpackedBlockBytes() {
-  constexpr PackedForm kForm = FormOf(kType);
-  return kLineBytes * (kBlockLines + kForm.groups * (kForm.has_mins() ? 2 : 1));
-}
-
-template <DType kType, bool kSigned, int kJ>
-TANDEM_LANE void StoreCodes(const std::byte* block, const Line& shift, std::byte* out) {
-  if constexpr (kJ < kBlockLines) {
-    constexpr PackedForm kForm = FormOf(kType);
-    Line line = CodesOf<kType, kJ>(block, shift);
-    if constexpr (kSigned && kForm.zero != 0) line = SubLine(line, kForm.zero);
-    StoreLine(out + kJ * kLineBytes, line);
-    StoreCodes<kType, kSigned, kJ + 1>(block, shift, out);
-  }
-}
-
-// kSigned: codes less `zero`, as signed bytes.
-template <DType kType, bool kSigned>
-static void UnpackCodes(const PackedLayout& layout, const std::byte* panel, std::byte* out) {
-  constexpr PackedForm kForm = FormOf(kType);
-  const std::byte* end = panel + layout.panel_bytes;
-  for (const std::byte* head = panel; head < end; head += kForm.group_bytes()) {
-    const GroupScales group = LoadGroupScales<kType>(head);
-    const std::byte* block = head + kForm.head_bytes();
-    for (int64_t b = 0; b < kForm.group_blocks(); ++b, block += kForm.block_bytes()) {
-      const BlockScales s = LoadBlockScales<kType>(head, group, b);
-      StoreCodes<kType, kSigned, 0>(block, s.shift, out);
-      float* numbers = reinterpret_cast<float*>(out + kBlockLines * kLineBytes);
-      for (int g = 0; g < kForm.groups; ++g) {
-        Store(numbers + 16 * g, s.scale[g]);
-        if (kForm.has_mins()) Store(numbers + 16 * (kForm.groups + g), s.min[g]);
-      }
-      out += UnpackedBlockBytes<kType>();
-    }
-  }
-}
-
-template <DType kType, int kRows, int kJ, int kEnd>
-TANDEM_LANE void AddUnpackedLines(const std::byte* codes, const int8_t* const* x, I32x16* sums) {
-  if constexpr (kJ < kEnd) {
-    constexpr bool kWide = FormOf(kType).is_wide();
-    const Line line = LoadLine(codes + kJ * kLineBytes);
-    TANDEM_UNROLL
-    for (int r = 0; r < kRows; ++r) sums[r] = DotLine<kWide>(sums[r], line, x[r] + 4 * kJ);
-    AddUnpackedLines<kType, kRows, kJ + 1, kEnd>(codes, x, sums);
-  }
-}
-
-template <DType kType, int kRows>
-static void UnpackedTile(const PanelArgs& a, int64_t blocks, const QuantRow* const* x, float* y) {
-  constexpr PackedForm kForm = FormOf(kType);
-  constexpr int kGroupLines = kBlockLines / kForm.groups;
-  F32x16 acc[kRows];
-  TANDEM_UNROLL
-  for (int r = 0; r < kRows; ++r) acc[r] = Set(0.0f);
-  const std::byte* block = a.scratch;
-  for (int64_t at = 0; at < blocks; ++at, block += UnpackedBlockBytes<kType>()) {
-    const float* numbers = reinterpret_cast<const float*>(block + kBlockLines * kLineBytes);
-    BlockScales s = {{Set(0.0f), Set(0.0f)}, {Set(0.0f), Set(0.0f)}, ZeroLine()};
-    TANDEM_UNROLL
-    for (int g = 0; g < kForm.groups; ++g) {
-      s.scale[g] = Load(numbers + 16 * g);
-      if constexpr (kForm.has_mins()) s.min[g] = Load(numbers + 16 * (kForm.groups + g));
-    }
-    const int8_t* codes[kRows];
-    I32x16 sums[kRows];
-    TANDEM_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      codes[r] = x[r]->codes + at * kBlockCols;
-      sums[r] = SumStart<kType>(*x[r], at, 0);
-    }
-    AddUnpackedLines<kType, kRows, 0, kGroupLines>(block, codes, sums);
-    AddScaled<kType, kRows>(s, 0, sums, x, at, acc);
-    if constexpr (kForm.groups == 2) {
-      TANDEM_UNROLL
-      for (int r = 0; r < kRows; ++r) sums[r] = SumStart<kType>(*x[r], at, 1);
-      AddUnpackedLines<kType, kRows, kGroupLines, kBlockLines>(block, codes, sums);
-      AddScaled<kType, kRows>(s, 1, sums, x, at, acc);
-    }
-  }
-  TANDEM_UNROLL
-  for (int r = 0; r < kRows; ++r) Store(y + r * a.y_stride, acc[r]);
-}
-
 template <DType kType, int kRows>
 static void PanelRest(const PanelArgs& a, int64_t rows, const QuantRow* const* x, float* y) {
   if (rows == kRows) {
@@ -292,19 +204,9 @@ static void PanelRest(const PanelArgs& a, int64_t rows, const QuantRow* const* x
   }
 }
 
-// All rows; up to two tiles of them straight from the packed codes.
 template <DType kType>
 static void PanelCodesBody(const PanelArgs& a) {
-  constexpr PackedForm kForm = FormOf(kType);
-  int64_t r = 0;
-  if (a.rows >= 2 * kUnpackedRowsOfX && kUnpackedRowsOfX > 1) {
-    UnpackCodes<kType, kForm.is_wide() && kWideCodesAreSigned>(*a.layout, a.panel, a.scratch);
-    const int64_t blocks = a.layout->panel_bytes / kForm.group_bytes() * kForm.group_blocks();
-    for (; r + kUnpackedRowsOfX <= a.rows; r += kUnpackedRowsOfX) {
-      UnpackedTile<kType, kUnpackedRowsOfX>(a, blocks, a.quant_x + r, a.y + r * a.y_stride);
-    }
-  }
-  for (; r < a.rows; r += kPanelRowsOfX) {
+  for (int64_t r = 0; r < a.rows; r += kPanelRowsOfX) {
     const int64_t rows = a.rows - r < kPanelRowsOfX ? a.rows - r : kPanelRowsOfX;
     PanelRest<kType, kPanelRowsOfX>(a, rows, a.quant_x + r, a.y + r * a.y_stride);
   }

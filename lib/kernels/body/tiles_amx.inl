@@ -24,9 +24,10 @@ TANDEM_LANE void ConfigureTiles(int rows, int x_row_bytes) {
 
 // --- int8.
 
-// Sums of block `at`, group kG, into `out` [kRows][16]; kSet is the set of tiles to use.
-template <DType kType, int kSet>
-TANDEM_LANE void TileSums(const std::byte* codes, const std::byte* x, int32_t* out) {
+// Starts the integer sums of one group of a block: [16][16] into `out`. kSet: which tiles to use,
+// so that two sums may be under way.
+template <int kSet>
+TANDEM_LANE void StartSums(const std::byte* codes, const std::byte* x, int32_t* out) {
   static_assert(kSet == 0 || kSet == 1);
   if constexpr (kSet == 0) {
     _tile_loadd(4, x, kBlockCols);
@@ -48,7 +49,7 @@ TANDEM_LANE void AddTileScaled(const std::byte* block, const std::byte* x, int g
                                const int32_t* sums, F32x16* acc) {
   constexpr PackedForm kForm = FormOf(kType);
   const float* numbers = reinterpret_cast<const float*>(block + kBlockLines * kLineBytes);
-  const float* scales = reinterpret_cast<const float*>(x + 512);
+  const float* scales = reinterpret_cast<const float*>(x + kTileScalesOffset);
   const F32x16 scale = Load(numbers + 16 * g);
   TANDEM_UNROLL
   for (int r = 0; r < kRows; ++r) {
@@ -64,136 +65,131 @@ TANDEM_LANE void AddTileScaled(const std::byte* block, const std::byte* x, int g
   }
 }
 
-// One unpacked panel times the first kRows rows of a row tile.
+// The first kRows rows of a tile, one chunk of one panel. The tile unit is always one group ahead
+// of the scaling.
 template <DType kType, int kRows>
-static void QuantTile(const TileArgs& a, int64_t blocks, const std::byte* x, int64_t rows,
-                      float* y) {
+static void AmxChunk(const std::byte* block, int64_t blocks, const std::byte* x, float* y,
+                     int64_t y_stride, bool first) {
   constexpr PackedForm kForm = FormOf(kType);
-  alignas(64) int32_t sums[4][kTileRows * 16];
+  constexpr int kGroupLines = kBlockLines / kForm.groups;
+  alignas(64) int32_t even[kTileRows * 16];
+  alignas(64) int32_t odd[kTileRows * 16];
   F32x16 acc[kRows];
   TANDEM_UNROLL
-  for (int r = 0; r < kRows; ++r) acc[r] = Set(0.0f);
-  const std::byte* block = a.scratch;
-  if constexpr (kForm.groups == 2) {
-    for (int64_t at = 0; at < blocks; ++at) {
-      int32_t* first = sums[at % 2 * 2];
-      int32_t* second = sums[at % 2 * 2 + 1];
-      TileSums<kType, 0>(block, x, first);
-      TileSums<kType, 1>(block + 4 * kLineBytes, x + 16, second);
-      AddTileScaled<kType, kRows>(block, x, 0, first, acc);
-      AddTileScaled<kType, kRows>(block, x, 1, second, acc);
-      block += UnpackedBlockBytes<kType>();
-      x += kQuantTileBlockBytes;
-    }
-  } else {
-    // Blocks two by two: the tile unit works on one while the sums of the other are scaled.
-    int64_t at = 0;
-    for (; at + 2 <= blocks; at += 2) {
-      const std::byte* next = block + UnpackedBlockBytes<kType>();
-      const std::byte* next_x = x + kQuantTileBlockBytes;
-      int32_t* first = sums[at % 4];
-      int32_t* second = sums[at % 4 + 1];
-      TileSums<kType, 0>(block, x, first);
-      TileSums<kType, 1>(next, next_x, second);
-      AddTileScaled<kType, kRows>(block, x, 0, first, acc);
-      AddTileScaled<kType, kRows>(next, next_x, 0, second, acc);
-      block = next + UnpackedBlockBytes<kType>();
-      x = next_x + kQuantTileBlockBytes;
-    }
-    if (at < blocks) {
-      TileSums<kType, 0>(block, x, sums[0]);
-      AddTileScaled<kType, kRows>(block, x, 0, sums[0], acc);
-    }
+  for (int r = 0; r < kRows; ++r) acc[r] = first ? Set(0.0f) : Load(y + r * y_stride);
+  const auto codes_at = [&](int64_t i) __attribute__((always_inline)) {
+    return block + i / kForm.groups * UnpackedBlockBytes<kType>() +
+           i % kForm.groups * kGroupLines * kLineBytes;
+  };
+  const auto x_at = [&](int64_t i) __attribute__((always_inline)) {
+    return x + i / kForm.groups * kQuantTileBlockBytes + i % kForm.groups * 4 * kGroupLines;
+  };
+  const auto add = [&](int64_t i, const int32_t* sums) __attribute__((always_inline)) {
+    AddTileScaled<kType, kRows>(block + i / kForm.groups * UnpackedBlockBytes<kType>(),
+                                x + i / kForm.groups * kQuantTileBlockBytes,
+                                static_cast<int>(i % kForm.groups), sums, acc);
+  };
+  const int64_t n = blocks * kForm.groups;
+  asm volatile("" ::: "memory");  // what the tile unit reads has been written
+  StartSums<0>(codes_at(0), x_at(0), even);
+  for (int64_t i = 0; i < n; i += 2) {
+    if (i + 1 < n) StartSums<1>(codes_at(i + 1), x_at(i + 1), odd);
+    add(i, even);
+    if (i + 2 < n) StartSums<0>(codes_at(i + 2), x_at(i + 2), even);
+    if (i + 1 < n) add(i + 1, odd);
   }
   TANDEM_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    if (r < rows) Store(y + r * a.y_stride, acc[r]);
-  }
+  for (int r = 0; r < kRows; ++r) Store(y + r * y_stride, acc[r]);
 }
 
 template <DType kType>
-static void QuantTilesBody(const TileArgs& a) {
-  constexpr PackedForm kForm = FormOf(kType);
-  UnpackCodes<kType, true>(*a.layout, a.panel, a.scratch);
-  const int64_t blocks = a.layout->panel_bytes / kForm.group_bytes() * kForm.group_blocks();
-  const std::byte* x = a.tiles;
+static void AmxTilesBody(const TileArgs& a) {
   int configured = 0;
-  for (int64_t r = 0; r < a.rows; r += kTileRows, x += QuantTileBytes(a.layout->cols)) {
-    const int64_t rows = a.rows - r < kTileRows ? a.rows - r : kTileRows;
-    const int tile_rows = rows <= 4 ? 4 : rows <= 8 ? 8 : 16;
-    if (tile_rows != configured) ConfigureTiles(tile_rows, kBlockCols / kForm.groups);
-    configured = tile_rows;
-    float* y = a.y + r * a.y_stride;
-    if (tile_rows == 4) QuantTile<kType, 4>(a, blocks, x, rows, y);
-    if (tile_rows == 8) QuantTile<kType, 8>(a, blocks, x, rows, y);
-    if (tile_rows == 16) QuantTile<kType, 16>(a, blocks, x, rows, y);
-  }
+  ForEachChunk<kType, true>(
+      a, [&](const std::byte* codes, int64_t blocks, const std::byte* x, int64_t r, int64_t p,
+             bool first) __attribute__((always_inline)) {
+        const int64_t left = a.rows - r;
+        const int rows = left <= 4 ? 4 : left <= 8 ? 8 : 16;
+        if (rows != configured) ConfigureTiles(rows, kBlockCols / FormOf(kType).groups);
+        configured = rows;
+        float* y = a.y + r * a.y_stride + 16 * p;
+        if (rows == 4) AmxChunk<kType, 4>(codes, blocks, x, y, a.y_stride, first);
+        if (rows == 8) AmxChunk<kType, 8>(codes, blocks, x, y, a.y_stride, first);
+        if (rows == 16) AmxChunk<kType, 16>(codes, blocks, x, y, a.y_stride, first);
+      });
   _tile_release();
 }
 
-// --- bf16.
+// --- bf16: sums stay in tiles for a chunk of columns, and in y between chunks.
 
-// The first `rows` rows of a stored sum tile to where they belong.
-TANDEM_LANE void CopySums(const float* sums, int64_t rows, float* y, int64_t y_stride) {
-  for (int64_t r = 0; r < rows; ++r) Store(y + r * y_stride, Load(sums + 16 * r));
-}
+// Columns of a chunk: a row tile's takes 16 KiB, a panel's too.
+constexpr int64_t kBf16ChunkCols = 512;
 
-// One panel times four row tiles: four chains keep the tile unit busy.
-static void Bf16FourTiles(const TileArgs& a, const std::byte* x, int64_t tile_bytes, float* y) {
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  const std::byte* w = a.panel;
-  for (int64_t k = 0; k < a.layout->cols; k += kBlockCols) {
-    _tile_loadd(6, w, kLineBytes);
+// Two row tiles times two panels, or as many as there are; kX, kW: which.
+template <int kX, int kW>
+static void Bf16Chunk(const std::byte* w, int64_t panel_bytes, const std::byte* x,
+                      int64_t tile_bytes, int64_t cols, float* y, int64_t y_stride, bool first) {
+  const int64_t y_bytes = y_stride * static_cast<int64_t>(sizeof(float));
+  float* y2 = y + kTileRows * y_stride;
+  asm volatile("" ::: "memory");  // what the tile unit reads has been written
+  if (first) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  } else {
+    _tile_loadd(0, y, y_bytes);
+    if constexpr (kW == 2) _tile_loadd(1, y + 16, y_bytes);
+    if constexpr (kX == 2) _tile_loadd(2, y2, y_bytes);
+    if constexpr (kX == 2 && kW == 2) _tile_loadd(3, y2 + 16, y_bytes);
+  }
+  for (int64_t k = 0; k < cols; k += kBlockCols) {
     _tile_loadd(4, x, kLineBytes);
+    _tile_loadd(6, w, kLineBytes);
     _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(5, x + tile_bytes, kLineBytes);
-    _tile_dpbf16ps(1, 5, 6);
-    _tile_loadd(4, x + 2 * tile_bytes, kLineBytes);
-    _tile_dpbf16ps(2, 4, 6);
-    _tile_loadd(5, x + 3 * tile_bytes, kLineBytes);
-    _tile_dpbf16ps(3, 5, 6);
+    if constexpr (kW == 2) {
+      _tile_loadd(7, w + panel_bytes, kLineBytes);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if constexpr (kX == 2) {
+      _tile_loadd(5, x + tile_bytes, kLineBytes);
+      _tile_dpbf16ps(2, 5, 6);
+    }
+    if constexpr (kX == 2 && kW == 2) _tile_dpbf16ps(3, 5, 7);
     w += 16 * kLineBytes;
     x += kBf16TileChunkBytes;
   }
-  alignas(64) float sums[4][kTileRows * 16];
-  _tile_stored(0, sums[0], kLineBytes);
-  _tile_stored(1, sums[1], kLineBytes);
-  _tile_stored(2, sums[2], kLineBytes);
-  _tile_stored(3, sums[3], kLineBytes);
-  for (int t = 0; t < 4; ++t) {
-    CopySums(sums[t], kTileRows, y + t * kTileRows * a.y_stride, a.y_stride);
-  }
-}
-
-static void Bf16OneTile(const TileArgs& a, const std::byte* x, int64_t rows, float* y) {
-  _tile_zero(0);
-  const std::byte* w = a.panel;
-  for (int64_t k = 0; k < a.layout->cols; k += kBlockCols) {
-    _tile_loadd(6, w, kLineBytes);
-    _tile_loadd(4, x, kLineBytes);
-    _tile_dpbf16ps(0, 4, 6);
-    w += 16 * kLineBytes;
-    x += kBf16TileChunkBytes;
-  }
-  alignas(64) float sums[kTileRows * 16];
-  _tile_stored(0, sums, kLineBytes);
-  CopySums(sums, rows, y, a.y_stride);
+  _tile_stored(0, y, y_bytes);
+  if constexpr (kW == 2) _tile_stored(1, y + 16, y_bytes);
+  if constexpr (kX == 2) _tile_stored(2, y2, y_bytes);
+  if constexpr (kX == 2 && kW == 2) _tile_stored(3, y2 + 16, y_bytes);
 }
 
 static void Bf16TilesBody(const TileArgs& a) {
   ConfigureTiles(kTileRows, kLineBytes);
   const int64_t tile_bytes = Bf16TileBytes(a.layout->cols);
-  const std::byte* x = a.tiles;
-  int64_t r = 0;
-  for (; r + 4 * kTileRows <= a.rows; r += 4 * kTileRows, x += 4 * tile_bytes) {
-    Bf16FourTiles(a, x, tile_bytes, a.y + r * a.y_stride);
-  }
-  for (; r < a.rows; r += kTileRows, x += tile_bytes) {
-    const int64_t rows = a.rows - r < kTileRows ? a.rows - r : kTileRows;
-    Bf16OneTile(a, x, rows, a.y + r * a.y_stride);
+  const int64_t panel_bytes = a.layout->panel_bytes;
+  const int64_t all_cols = PaddedFloats(a.layout->cols);
+  for (int64_t k = 0; k < all_cols; k += kBf16ChunkCols) {
+    const int64_t cols = all_cols - k < kBf16ChunkCols ? all_cols - k : kBf16ChunkCols;
+    const std::byte* x = a.tiles + k / kBlockCols * kBf16TileChunkBytes;
+    const std::byte* w = a.panel + k / 2 * kLineBytes;
+    const int64_t left = (all_cols - k - cols) / 2 * kLineBytes;
+    const int64_t ahead = left < kBf16ChunkCols / 2 * kLineBytes ? left : kBf16ChunkCols / 2 * kLineBytes;
+    for (int64_t p = 0; p < a.panels; ++p) {
+      const std::byte* next = w + p * panel_bytes + cols / 2 * kLineBytes;
+      PrefetchRange(next, next + ahead);
+    }
+    const bool first = k == 0;
+    for (int64_t r = 0; r < a.rows; r += 2 * kTileRows, x += 2 * tile_bytes) {
+      const bool pair = a.rows - r > kTileRows;
+      for (int64_t p = 0; p < a.panels; p += 2) {
+        const auto chunk = p + 1 < a.panels ? (pair ? &Bf16Chunk<2, 2> : &Bf16Chunk<1, 2>)
+                                            : (pair ? &Bf16Chunk<2, 1> : &Bf16Chunk<1, 1>);
+        chunk(w + p * panel_bytes, panel_bytes, x, tile_bytes, cols,
+              a.y + r * a.y_stride + 16 * p, a.y_stride, first);
+      }
+    }
   }
   _tile_release();
 }
@@ -218,8 +214,7 @@ static void UnpackFp8(const PackedLayout& layout, const std::byte* panel, std::b
   }
 }
 
-static __attribute__((noinline)) void Fp8Tile(const TileArgs& a, const std::byte* x, int64_t rows,
-                                              float* y) {
+static __attribute__((noinline)) void Fp8Tile(const TileArgs& a, const std::byte* x, float* y) {
   alignas(64) float part[kTileRows * 16];
   F32x16 acc[kTileRows];
   TANDEM_UNROLL
@@ -241,27 +236,27 @@ static __attribute__((noinline)) void Fp8Tile(const TileArgs& a, const std::byte
     for (int r = 0; r < kTileRows; ++r) acc[r] = Fma(Load(part + 16 * r), scale, acc[r]);
   }
   TANDEM_UNROLL
-  for (int r = 0; r < kTileRows; ++r) {
-    if (r < rows) Store(y + r * a.y_stride, acc[r]);
-  }
+  for (int r = 0; r < kTileRows; ++r) Store(y + r * a.y_stride, acc[r]);
 }
 
 static void Fp8TilesBody(const TileArgs& a) {
-  UnpackFp8(*a.layout, a.panel, a.scratch);
   ConfigureTiles(kTileRows, kLineBytes);
-  const unsigned saved = FlushDenormals();
-  const std::byte* x = a.tiles;
-  for (int64_t r = 0; r < a.rows; r += kTileRows, x += Bf16TileBytes(a.layout->cols)) {
-    const int64_t rows = a.rows - r < kTileRows ? a.rows - r : kTileRows;
-    Fp8Tile(a, x, rows, a.y + r * a.y_stride);
+  for (int64_t p = 0; p < a.panels; ++p) {
+    UnpackFp8(*a.layout, a.panel + p * a.layout->panel_bytes, a.scratch);
+    asm volatile("" ::: "memory");  // what the tile unit reads has been written
+    const unsigned saved = FlushDenormals();
+    const std::byte* x = a.tiles;
+    for (int64_t r = 0; r < a.rows; r += kTileRows, x += Bf16TileBytes(a.layout->cols)) {
+      Fp8Tile(a, x, a.y + r * a.y_stride + 16 * p);
+    }
+    RestoreDenormals(saved);
   }
-  RestoreDenormals(saved);
   _tile_release();
 }
 
 static void SetTiles(KernelTable* table) {
 #define TANDEM_SET_TILES(type) \
-  table->panel_tiles[static_cast<int>(DType::type)] = &QuantTilesBody<DType::type>;
+  table->panel_tiles[static_cast<int>(DType::type)] = &AmxTilesBody<DType::type>;
   TANDEM_FOR_EACH_PACKED_TYPE(TANDEM_SET_TILES)
 #undef TANDEM_SET_TILES
   table->panel_tiles[static_cast<int>(DType::kBF16)] = &Bf16TilesBody;

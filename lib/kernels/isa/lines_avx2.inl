@@ -7,7 +7,7 @@ struct Line {
 
 // Of 16 registers: sums and float sums of two rows take 8, a line 2.
 constexpr int kPanelRowsOfX = 2;
-constexpr int kUnpackedRowsOfX = 2;
+constexpr int kTileRowsOfX = 2;
 constexpr int kFloatRowsOfX = 1;
 
 TANDEM_LANE Line LoadLine(const std::byte* p) {

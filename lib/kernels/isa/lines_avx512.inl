@@ -7,7 +7,7 @@ struct Line {
 
 // Of 32 registers: sums and float sums of eight rows take 16, lines and scales the rest.
 constexpr int kPanelRowsOfX = 4;
-constexpr int kUnpackedRowsOfX = 8;
+constexpr int kTileRowsOfX = 8;
 // Two chains and a sum a row, two halves of a line.
 constexpr int kFloatRowsOfX = 8;
 

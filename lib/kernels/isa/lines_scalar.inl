@@ -5,9 +5,9 @@ struct Line {
   uint8_t v[64];
 };
 
-// Rows of x that a packed-weight kernel works on at a time, from packed and from unpacked codes.
+// Rows of x that a packed-weight kernel works on at a time: rows and row tiles of int8, floats.
 constexpr int kPanelRowsOfX = 1;
-constexpr int kUnpackedRowsOfX = 1;
+constexpr int kTileRowsOfX = 1;
 constexpr int kFloatRowsOfX = 1;
 // True when DotLine wants codes above 128 as signed bytes (code - 128).
 constexpr bool kWideCodesAreSigned = false;
