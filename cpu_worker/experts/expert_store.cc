@@ -1,71 +1,26 @@
 #include "cpu_worker/experts/expert_store.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "cpu_worker/experts/expert_loader.h"
 #include "cpu_worker/experts/self_test.h"
+#include "lib/base/check.h"
+#include "lib/base/log.h"
 #include "lib/base/status_macros.h"
 #include "lib/base/text.h"
 #include "lib/kernels/weights.h"
-#include "lib/tensor/codec.h"
 
 namespace tandem::cpu_worker {
 namespace {
-
-// The tensors of one matrix: its values and, for fp8, its block scales.
-std::vector<const TensorView*> ViewsOf(const Matrix& matrix) {
-  std::vector<const TensorView*> views = {&matrix.view};
-  if (matrix.scale_inv.has_value()) views.push_back(&*matrix.scale_inv);
-  return views;
-}
 
 std::vector<const Matrix*> MatricesOf(const FfnWeights& expert) {
   return {&expert.gate, &expert.up, &expert.down};
 }
 
-// Reads one byte of every page, so that a file that cannot be read fails now and not in a user's
-// token.
-void TouchPages(const TensorView& view) {
-  static const int64_t page_bytes = sysconf(_SC_PAGESIZE);
-  const volatile std::byte* data = view.data;
-  for (int64_t at = 0; at < view.size_bytes; at += page_bytes) (void)data[at];
-  if (view.size_bytes > 0) (void)data[view.size_bytes - 1];
-}
-
-absl::Status ProveView(const TensorView& view) {
-  TouchPages(view);
-  for (int64_t row = 0; row < view.rows(); ++row) {
-    const absl::Status status =
-        ValidateRow(view.dtype, view.data + row * view.row_bytes(), view.cols());
-    if (!status.ok()) {
-      return absl::DataLossError(absl::StrCat(view.file, ": tensor ", view.name, ", row ", row,
-                                              ": ", std::string(status.message())));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ProveExpert(const FfnWeights& expert) {
-  for (const Matrix* matrix : MatricesOf(expert)) {
-    for (const TensorView* view : ViewsOf(*matrix)) TANDEM_RETURN_IF_ERROR(ProveView(*view));
-  }
-  return absl::OkStatus();
-}
-
-// Gives back the pages that lie wholly inside the tensor; those at its ends may hold a neighbour. A
-// page that is read again afterwards comes from the file again, so this is never wrong, only slow.
-void ReleaseView(const TensorView& view) {
-  static const uintptr_t page_bytes = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(view.data);
-  const uintptr_t first = (begin + page_bytes - 1) / page_bytes * page_bytes;
-  const uintptr_t last =
-      (begin + static_cast<uintptr_t>(view.size_bytes)) / page_bytes * page_bytes;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
-}
+// A scale of quantized activations covers 32 columns, and no block scale may change inside them.
+constexpr int64_t kScaleCols = 32;
 
 absl::Status CheckMatrix(const Matrix& matrix) {
   const absl::Status status = kernels::CheckWeightType(matrix.view.dtype, matrix.cols());
@@ -73,11 +28,10 @@ absl::Status CheckMatrix(const Matrix& matrix) {
     return absl::Status(status.code(), absl::StrCat(matrix.view.file, ": tensor ", matrix.view.name,
                                                     ": ", std::string(status.message())));
   }
-  if (kernels::IsIntegerForm(matrix.view.dtype) &&
-      reinterpret_cast<uintptr_t>(matrix.view.data) % 2 != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(matrix.view.file, ": tensor ", matrix.view.name,
-                     ": block-quantized data must begin at an even offset"));
+  if (matrix.scale_inv.has_value() && matrix.fp8_block_cols % kScaleCols != 0) {
+    return absl::UnimplementedError(
+        absl::StrCat(matrix.view.file, ": tensor ", matrix.view.name, ": expected a multiple of ",
+                     kScaleCols, " columns to each block scale, found ", matrix.fp8_block_cols));
   }
   return absl::OkStatus();
 }
@@ -97,28 +51,31 @@ absl::Status CheckModel(const ModelWeights& model, const std::string& path) {
 
 }  // namespace
 
-int64_t ExpertBytes(const FfnWeights& expert) {
-  int64_t bytes = 0;
-  for (const Matrix* matrix : MatricesOf(expert)) {
-    for (const TensorView* view : ViewsOf(*matrix)) bytes += view->size_bytes;
+HeldExperts::HeldExperts(std::shared_ptr<const ModelWeights> model, Experts experts)
+    : model_(std::move(model)), experts_(std::move(experts)) {
+  for (const LayerWeights& layer : model_->layers) {
+    held_.emplace_back(layer.experts.size(), nullptr);
   }
-  return bytes;
-}
-
-HeldExperts::HeldExperts(std::shared_ptr<const ModelWeights> model, std::set<ExpertKey> keys)
-    : model_(std::move(model)), keys_(std::move(keys)) {
-  for (const LayerWeights& layer : model_->layers) held_.emplace_back(layer.experts.size(), false);
-  for (const ExpertKey& key : keys_) {
-    held_[key.layer][key.expert] = true;
-    weight_bytes_ += ExpertBytes(model_->layers[key.layer].experts[key.expert]);
+  for (const auto& [key, expert] : experts_) {
+    held_[key.layer][key.expert] = &expert->packed();
+    weight_bytes_ += expert->packed().bytes();
+    stored_bytes_ += PlacedBytes(model_->layers[key.layer].experts[key.expert]);
   }
 }
 
-const FfnWeights* HeldExperts::Find(uint32_t layer, uint32_t expert) const {
-  if (layer >= held_.size() || expert >= held_[layer].size() || !held_[layer][expert]) {
-    return nullptr;
-  }
-  return &model_->layers[layer].experts[expert];
+const PackedExpert* HeldExperts::Find(uint32_t layer, uint32_t expert) const {
+  if (layer >= held_.size() || expert >= held_[layer].size()) return nullptr;
+  return held_[layer][expert];
+}
+
+const FfnWeights* HeldExperts::FindSource(uint32_t layer, uint32_t expert) const {
+  return Find(layer, expert) == nullptr ? nullptr : &model_->layers[layer].experts[expert];
+}
+
+std::set<ExpertKey> HeldExperts::keys() const {
+  std::set<ExpertKey> keys;
+  for (const auto& [key, expert] : experts_) keys.insert(keys.end(), key);
+  return keys;
 }
 
 ExpertStore::ExpertStore(std::shared_ptr<const ModelWeights> model, const Options& options,
@@ -126,8 +83,13 @@ ExpertStore::ExpertStore(std::shared_ptr<const ModelWeights> model, const Option
     : model_(std::move(model)),
       memory_bytes_max_(options.memory_bytes_max),
       table_(table),
-      pool_(options.load_threads),
-      held_(std::make_shared<HeldExperts>(model_, std::set<ExpertKey>{})) {}
+      memory_nodes_(options.memory_nodes),
+      pool_(options.load_places),
+      held_(std::make_shared<HeldExperts>(model_, HeldExperts::Experts())) {
+  if (!memory_nodes_.empty()) {
+    TANDEM_CHECK_EQ(memory_nodes_.size(), static_cast<size_t>(pool_.nodes()));
+  }
+}
 
 absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::Open(const Options& options,
                                                                const kernels::KernelTable& table) {
@@ -148,7 +110,7 @@ std::vector<uint32_t> ExpertStore::MoeLayers() const {
 int64_t ExpertStore::ExpertBytesMax() const {
   int64_t largest = 0;
   for (const LayerWeights& layer : model_->layers) {
-    for (const FfnWeights& expert : layer.experts) largest = std::max(largest, ExpertBytes(expert));
+    for (const FfnWeights& expert : layer.experts) largest = std::max(largest, PackedBytes(expert));
   }
   return largest;
 }
@@ -166,43 +128,68 @@ absl::Status ExpertStore::CheckWanted(const std::set<ExpertKey>& wanted) const {
       return absl::OutOfRangeError(absl::StrCat("placement names expert ", key.expert, " of layer ",
                                                 key.layer, ", which this model does not have"));
     }
-    bytes += ExpertBytes(WeightsOf(key));
+    bytes += PackedBytes(WeightsOf(key));
   }
   if (memory_bytes_max_ == 0 || bytes <= memory_bytes_max_) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat("placement needs ", base::HumanBytes(bytes),
-                                                   " of experts, the limit is ",
+                                                   " for packed experts, the limit is ",
                                                    base::HumanBytes(memory_bytes_max_)));
 }
 
-absl::Status ExpertStore::ProveAll(const std::vector<ExpertKey>& added,
-                                   const std::function<bool()>& keep_going) {
-  absl::Mutex mutex;
-  absl::Status first_error;
-  std::atomic<bool> stop{false};
-  std::atomic<int64_t> done{0};
-  const int64_t count = static_cast<int64_t>(added.size());
-  pool_.ParallelFor(count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end && !stop.load(); ++i) {
-      absl::Status status = keep_going() ? ProveExpert(WeightsOf(added[i]))
-                                         : absl::CancelledError("loading was given up");
-      if (!status.ok()) {
-        stop.store(true);
-        absl::MutexLock lock(&mutex);
-        if (first_error.ok()) first_error = std::move(status);
-      }
-      load_fraction_.store(static_cast<double>(done.fetch_add(1) + 1) / static_cast<double>(count));
-    }
-  });
-  return first_error;
+absl::StatusOr<ExpertMemory> ExpertStore::AllocateFor(const std::vector<ExpertKey>& added,
+                                                      const HeldExperts& kept) const {
+  // A token's experts of one layer are computed together, so it is each layer that must be even.
+  std::map<uint32_t, std::vector<int64_t>> bytes_on_nodes;  // by layer
+  const auto nodes_of = [&](uint32_t layer) -> std::vector<int64_t>& {
+    return bytes_on_nodes.try_emplace(layer, pool_.nodes(), 0).first->second;
+  };
+  for (const auto& [key, expert] : kept.experts()) {
+    nodes_of(key.layer)[expert->packed().node] += expert->packed().bytes();
+  }
+  std::vector<PackedExpert> layouts;
+  layouts.reserve(added.size());
+  for (const ExpertKey& key : added) {
+    PackedExpert& layout = layouts.emplace_back(LayoutOfExpert(WeightsOf(key)));
+    std::vector<int64_t>& bytes = nodes_of(key.layer);
+    const auto emptiest = std::min_element(bytes.begin(), bytes.end());
+    layout.node = static_cast<int>(emptiest - bytes.begin());
+    *emptiest += layout.bytes();
+  }
+  TANDEM_ASSIGN_OR_RETURN(ExpertMemory memory, AllocateExperts(layouts, memory_nodes_));
+  for (const std::shared_ptr<base::HugeMemory>& region : memory.regions) {
+    if (region->bound_to_node()) continue;
+    base::LogWarning("memory_node_not_chosen",
+                     {{"reason", "the system forbids mbind; pages lie where they are packed"}});
+    break;
+  }
+  return memory;
 }
 
-absl::Status ExpertStore::SelfTestNewTypes(const std::vector<ExpertKey>& added) {
-  for (const ExpertKey& key : added) {
+absl::StatusOr<HeldExperts::Experts> ExpertStore::LoadAdded(
+    const std::vector<ExpertKey>& added, const HeldExperts& before,
+    const std::function<bool()>& keep_going) {
+  TANDEM_ASSIGN_OR_RETURN(const ExpertMemory memory, AllocateFor(added, before));
+  std::vector<LoadOrder> orders;
+  HeldExperts::Experts experts;
+  orders.reserve(added.size());
+  for (size_t i = 0; i < added.size(); ++i) {
+    orders.push_back({&WeightsOf(added[i]), memory.experts[i].get()});
+    experts.emplace(added[i], memory.experts[i]);
+  }
+  TANDEM_RETURN_IF_ERROR(LoadExperts(*model_->source, orders, &pool_, keep_going, &load_fraction_));
+  TANDEM_RETURN_IF_ERROR(SelfTestNewTypes(experts));
+  return experts;
+}
+
+absl::Status ExpertStore::SelfTestNewTypes(const HeldExperts::Experts& added) {
+  for (const auto& [key, packed] : added) {
     const FfnWeights& expert = WeightsOf(key);
     const std::vector<DType> types = {expert.gate.view.dtype, expert.up.view.dtype,
                                       expert.down.view.dtype};
     if (tested_types_.contains(types)) continue;
-    TANDEM_RETURN_IF_ERROR(SelfTestExpert(table_, expert));
+    // A copy: through the mapping a file that shrinks now would kill the worker.
+    TANDEM_ASSIGN_OR_RETURN(const ExpertCopy source, CopyExpert(*model_->source, expert));
+    TANDEM_RETURN_IF_ERROR(SelfTestExpert(table_, source.weights));
     tested_types_.insert(types);
   }
   return absl::OkStatus();
@@ -212,27 +199,36 @@ absl::Status ExpertStore::Place(const std::set<ExpertKey>& wanted,
                                 const std::function<bool()>& keep_going) {
   TANDEM_RETURN_IF_ERROR(CheckWanted(wanted));
   const std::shared_ptr<const HeldExperts> before = held();
-  std::vector<ExpertKey> added, removed;
-  std::set_difference(wanted.begin(), wanted.end(), before->keys().begin(), before->keys().end(),
-                      std::back_inserter(added));
-  std::set_difference(before->keys().begin(), before->keys().end(), wanted.begin(), wanted.end(),
-                      std::back_inserter(removed));
-  load_fraction_.store(added.empty() ? 1.0 : 0.0);
-  absl::Status status = ProveAll(added, keep_going);
-  if (status.ok()) status = SelfTestNewTypes(added);
-  load_fraction_.store(1.0);
-  if (status.ok()) {
-    auto after = std::make_shared<const HeldExperts>(model_, wanted);
-    absl::MutexLock lock(&mutex_);
-    held_ = std::move(after);
-  }
-  // After an error it is the new ones that are not wanted.
-  for (const ExpertKey& key : status.ok() ? removed : added) {
-    for (const Matrix* matrix : MatricesOf(WeightsOf(key))) {
-      for (const TensorView* view : ViewsOf(*matrix)) ReleaseView(*view);
+  HeldExperts::Experts experts;
+  std::vector<ExpertKey> added;
+  for (const ExpertKey& key : wanted) {
+    const auto found = before->experts().find(key);
+    if (found == before->experts().end()) {
+      added.push_back(key);
+    } else {
+      experts.insert(*found);
     }
   }
-  return status;
+  if (!added.empty()) {
+    load_fraction_.store(0.0);
+    absl::StatusOr<HeldExperts::Experts> loaded = LoadAdded(added, *before, keep_going);
+    load_fraction_.store(1.0);
+    TANDEM_RETURN_IF_ERROR(loaded.status());
+    experts.merge(*loaded);
+  }
+  auto after = std::make_shared<const HeldExperts>(model_, std::move(experts));
+  absl::MutexLock lock(&mutex_);
+  held_.swap(after);
+  return absl::OkStatus();  // the old set goes when its last user lets go of it
+}
+
+int64_t ExpertStore::BytesOnHugePages() const {
+  std::set<const base::HugeMemory*> regions;
+  const std::shared_ptr<const HeldExperts> now = held();
+  for (const auto& [key, expert] : now->experts()) regions.insert(&expert->region());
+  int64_t bytes = 0;
+  for (const base::HugeMemory* region : regions) bytes += region->BytesOnHugePages();
+  return bytes;
 }
 
 }  // namespace tandem::cpu_worker

@@ -120,11 +120,13 @@ void HugeMemory::Release(int64_t offset, int64_t bytes) {
   const int64_t end =
       offset + bytes == size_bytes_ ? RoundUp(size_bytes_, page) : (offset + bytes) / page * page;
   if (begin >= end) return;
-  // Fresh unreadable addresses in their place, so that the range stays ours. MADV_DONTNEED would
-  // leave a hole that the kernel may fill again when it collapses its surroundings to a huge page.
-  const void* replaced = mmap(data_ + begin, end - begin, PROT_NONE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, /*fd=*/-1, 0);
-  TANDEM_CHECK(replaced == data_ + begin);
+  // Fresh unreadable addresses in their place, so that the range stays ours and nothing comes back:
+  // MADV_DONTNEED alone leaves a hole that the kernel may fill again when it collapses its
+  // surroundings to a huge page. It is what remains when there are too many mappings already.
+  void* const hole = data_ + begin;
+  const void* replaced =
+      mmap(hole, end - begin, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, /*fd=*/-1, 0);
+  if (replaced == MAP_FAILED) TANDEM_CHECK_EQ(madvise(hole, end - begin, MADV_DONTNEED), 0);
 }
 
 int64_t HugeMemory::BytesOnHugePages() const {

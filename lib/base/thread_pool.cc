@@ -171,7 +171,7 @@ struct ThreadPool::Impl {
   // looks who is parked.
   alignas(kApart) std::atomic<uint64_t> newest{0};  // loop that was opened last; parked threads
                                                     // wait on its lower half
-  std::atomic<uint64_t> over{0};  // loop that was closed last
+  std::atomic<uint64_t> over{0};                    // loop that was closed last
   std::atomic<bool> stopping{false};
   alignas(kApart) std::atomic<int> parked{0};
   alignas(kApart) std::atomic<uint32_t> caller_parked{0};  // 1 while the caller sleeps

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <set>
 #include <system_error>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "lib/base/check.h"
 #include "lib/base/status_macros.h"
 #include "lib/base/text.h"
 #include "lib/model/gguf_reader.h"
@@ -77,6 +79,19 @@ absl::StatusOr<std::shared_ptr<const TensorSource>> TensorSource::Open(const std
 const TensorView* TensorSource::Find(std::string_view name) const {
   const auto it = index_by_name_.find(base::ToAbsl(name));
   return it == index_by_name_.end() ? nullptr : &tensors_[it->second];
+}
+
+FilePlace TensorSource::PlaceOf(const TensorView& view) const {
+  const std::less_equal<> no_later;  // pointers into different mappings have no order of their own
+  for (const base::MappedFile& map : maps_) {
+    const std::byte* begin = map.bytes().data();
+    const std::byte* end = begin + map.bytes().size();
+    if (no_later(begin, view.data) && no_later(view.data + view.size_bytes, end)) {
+      return {&map, view.data - begin};
+    }
+  }
+  TANDEM_CHECK(false && "a tensor of another source");
+  return {};
 }
 
 absl::Status TensorSource::Add(TensorView tensor) {

@@ -18,6 +18,12 @@ namespace tandem {
 
 enum class ContainerKind { kGguf, kSafetensors };
 
+// Where a tensor's bytes lie, for who reads them instead of using the mapping.
+struct FilePlace {
+  const base::MappedFile* file = nullptr;
+  int64_t offset = 0;
+};
+
 class TensorSource {
  public:
   // `path`: a .gguf file (for a split model its first part; the others are found by name beside
@@ -35,6 +41,9 @@ class TensorSource {
   const std::vector<TensorView>& tensors() const { return tensors_; }  // in file order
   // Null when there is no such tensor. Valid as long as this object.
   const TensorView* Find(std::string_view name) const;
+  // The place of `view`'s first byte. `view` is one of tensors(), a slice or a range of rows of one
+  // (CHECKed). Valid as long as this object.
+  FilePlace PlaceOf(const TensorView& view) const;
 
  private:
   friend class GgufReader;
