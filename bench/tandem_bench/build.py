@@ -10,7 +10,8 @@ from tandem_bench.problem import Problem
 
 def run_step(command, what):
     """Runs a command to its end; its output is shown only when it fails."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, errors="replace")
     if done.returncode != 0:
         tail = "\n".join(done.stdout.splitlines()[-30:])
         raise Problem(f"{what} failed (exit code {done.returncode}): {' '.join(map(str, command))}\n{tail}")

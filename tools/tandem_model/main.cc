@@ -4,9 +4,11 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "lib/base/clock.h"
 #include "lib/base/program.h"
 #include "lib/base/text.h"
+#include "lib/model/synth_presets.h"
 #include "tools/tandem_model/inspect.h"
 #include "tools/tandem_model/progress.h"
 #include "tools/tandem_model/synth_command.h"
@@ -27,7 +29,8 @@ constexpr char kExamples[] =
     "      --set n_group=1 --set topk_group=1\n"
     "  tandem-model synth --config DeepSeek-V3/config.json --format q4_K_M --container gguf --out "
     "one_layer.gguf \\\n"
-    "      --layers 1 --set first_k_dense_replace=0";
+    "      --layers 1 --set first_k_dense_replace=0\n"
+    "  tandem-model synth --preset v2-lite --format q4_K_M --container gguf --out lite.gguf";
 
 struct Flags {
   std::string path;
@@ -67,10 +70,11 @@ CLI::App* AddVerify(CLI::App& app, Flags& flags) {
 
 CLI::App* AddSynth(CLI::App& app, SynthFlags& flags) {
   CLI::App* command = app.add_subcommand("synth", "Write a model with random weights");
-  command
-      ->add_option("--config", flags.config,
-                   "config.json of the architecture, or a folder that holds it")
-      ->required();
+  command->add_option("--config", flags.config,
+                      "config.json of the architecture, or a folder that holds it");
+  command->add_option("--preset", flags.preset,
+                      absl::StrCat("An architecture by name instead of a config: ",
+                                   absl::StrJoin(SynthPresetNames(), ", ")));
   command
       ->add_option("--format", flags.format,
                    "A stock mix (q4_K_M, q5_K_M, q3_K_M, q4_K_S, q2_K, iq2_xxs, iq4_xs, iq1_s, "

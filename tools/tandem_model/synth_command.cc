@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
 #include "lib/model/config_json.h"
+#include "lib/model/synth_presets.h"
 #include "nlohmann/json.hpp"
 
 namespace tandem {
@@ -22,6 +23,17 @@ absl::StatusOr<nlohmann::json> ReadConfig(std::string& path) {
   std::ostringstream text;
   text << in.rdbuf();
   return ParseJsonObject(text.str(), path);
+}
+
+// The config that --config or --preset names; `name` becomes what messages call it.
+absl::StatusOr<nlohmann::json> ConfigOf(const SynthFlags& flags, std::string& name) {
+  if (flags.config.empty() == flags.preset.empty())
+    return absl::InvalidArgumentError("expected either --config or --preset");
+  name = flags.config;
+  if (flags.preset.empty()) return ReadConfig(name);
+  name = absl::StrCat("preset ", flags.preset);
+  TANDEM_ASSIGN_OR_RETURN(const std::string text, SynthPresetConfig(flags.preset));
+  return ParseJsonObject(text, name);
 }
 
 // Values are JSON; a bare word that is none ("sigmoid") is taken as a string.
@@ -47,8 +59,8 @@ absl::StatusOr<ExpertLayout> LayoutNamed(const std::string& name) {
 
 absl::StatusOr<SynthOptions> ResolveSynthFlags(const SynthFlags& flags) {
   SynthOptions options;
-  std::string path = flags.config;
-  TANDEM_ASSIGN_OR_RETURN(nlohmann::json json, ReadConfig(path));
+  std::string path;
+  TANDEM_ASSIGN_OR_RETURN(nlohmann::json json, ConfigOf(flags, path));
   if (flags.layers > 0) json["num_hidden_layers"] = flags.layers;
   if (flags.experts > 0) json["n_routed_experts"] = flags.experts;
   for (const std::string& setting : flags.set) TANDEM_RETURN_IF_ERROR(ApplySetting(setting, json));

@@ -12,6 +12,7 @@ namespace tandem {
 
 struct SynthFlags {
   std::string config;  // config.json, or a folder that holds one
+  std::string preset;  // instead of a config: a name of synth_presets.h
   std::string format;
   std::string container;  // "gguf" or "safetensors"
   std::string out;

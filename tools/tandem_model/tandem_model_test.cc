@@ -152,6 +152,21 @@ TEST_F(TandemModelTest, SynthFlagsChangeTheConfig) {
   EXPECT_FALSE(options->config.yarn.enabled);
 }
 
+TEST_F(TandemModelTest, PresetsAreWholeConfigs) {
+  SynthFlags flags = Flags("deepseek_v3", "q4_K_M", "gguf");
+  flags.config.clear();
+  flags.preset = "v2-lite";
+  const absl::StatusOr<SynthOptions> lite = ResolveSynthFlags(flags);
+  ASSERT_TRUE(lite.ok()) << lite.status();
+  EXPECT_EQ(lite->config.num_hidden_layers, 27);
+  EXPECT_EQ(lite->config.moe_intermediate_size, 1408);
+  flags.preset = "v3-layer";
+  const absl::StatusOr<SynthOptions> layer = ResolveSynthFlags(flags);
+  ASSERT_TRUE(layer.ok()) << layer.status();
+  EXPECT_EQ(layer->config.n_routed_experts, 256);
+  EXPECT_EQ(layer->config.num_hidden_layers, 1);
+}
+
 TEST_F(TandemModelTest, SynthFlagsAreRefusedInOneSentence) {
   const auto message = [&](const std::function<void(SynthFlags&)>& change) {
     SynthFlags flags = Flags("deepseek_v3", "q4_K_M", "gguf");
@@ -162,6 +177,10 @@ TEST_F(TandemModelTest, SynthFlagsAreRefusedInOneSentence) {
   };
   EXPECT_THAT(message([](SynthFlags& f) { f.config = "/no/config.json"; }),
               HasSubstr("/no/config.json"));
+  EXPECT_THAT(message([](SynthFlags& f) { f.preset = "v2-lite"; }),
+              HasSubstr("either --config or --preset"));
+  EXPECT_THAT(message([](SynthFlags& f) { f.config = "", f.preset = "v9"; }),
+              HasSubstr("v2-lite, v3-layer"));
   EXPECT_THAT(message([](SynthFlags& f) { f.container = "zip"; }),
               HasSubstr("gguf or safetensors, found zip"));
   EXPECT_THAT(message([](SynthFlags& f) { f.format = "q9"; }), HasSubstr("q9"));
