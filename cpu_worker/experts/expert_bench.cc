@@ -61,7 +61,7 @@ void Measure(const Flags& flags, const kernels::KernelTable& table, base::Thread
   int64_t weight_bytes = 0;
   for (int e = 0; e < flags.experts; ++e) {
     experts.push_back(MakeTestExpert(type, type, type, flags.hidden, flags.inter, random));
-    weight_bytes += ExpertBytes(experts.back().weights);
+    weight_bytes += PlacedBytes(experts.back().weights);
   }
   for (int64_t rows : flags.rows) {
     std::vector<uint16_t> x(rows * flags.hidden);

@@ -8,20 +8,22 @@
 #include "cpu_worker/experts/row_groups.h"
 #include "lib/base/check.h"
 #include "lib/kernels/expert_grid.h"
+#include "lib/kernels/row_tiles.h"
+#include "lib/kernels/weights.h"
 #include "lib/tensor/codec.h"
 
 namespace tandem::cpu_worker {
 namespace {
 
-// Outputs computed at a time. A multiple of 64, so that a tile of the intermediate row is whole
-// chunks of codes.
-constexpr int64_t kTileOuts = 64;
+using kernels::kPanelRows;
 
-// Most scratch of one pass: with 7168 + 2048 values in int8 form some 1300 pairs, 5 for each of
-// V3's 256 experts.
-constexpr int64_t kPassBytesMax = 16 << 20;
+// Outputs computed at a time: with row tiles four panels share a pass over the activations; with
+// single rows two make a whole block of the intermediate row, and more items to share out.
+constexpr int64_t kTilePanels = kernels::kTilePanelsMax;
+constexpr int64_t kRowPanels = 2;
 
-constexpr std::array<RowForm, 3> kRowForms = {RowForm::kInt8, RowForm::kBf16, RowForm::kF32};
+// Most scratch of one pass: 512 tokens with eight experts each are 4096 pairs of some 17 KB.
+constexpr int64_t kPassBytesMax = 96 << 20;
 
 template <typename T>
 T* Grown(std::vector<T>* buffer, int64_t values) {
@@ -29,99 +31,23 @@ T* Grown(std::vector<T>* buffer, int64_t values) {
   return buffer->data();
 }
 
-struct TileScratch {
-  std::vector<float> gate, up;
+struct ThreadBuffers {
+  std::vector<float> row;
+  AlignedBuffer gate, up;
 };
-TileScratch& ThreadTileScratch() {
-  thread_local TileScratch scratch;
-  return scratch;
+ThreadBuffers& Buffers() {
+  thread_local ThreadBuffers buffers;
+  return buffers;
 }
 
-int64_t Tiles(int64_t outs) { return (outs + kTileOuts - 1) / kTileOuts; }
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t WholeTiles(int64_t rows) { return CeilDiv(rows, kernels::kTileRows) * kernels::kTileRows; }
 
-}  // namespace
-
-// The rows of a pass in every form some matrix of it wants.
-struct ExpertFfn::RowSet {
-  std::array<RowBuffer, kRowForms.size()> buffers;
-  std::array<bool, kRowForms.size()> wanted = {};
-
-  void Want(RowForm form) { wanted[static_cast<int>(form)] = true; }
-  const RowBuffer& Of(RowForm form) const { return buffers[static_cast<int>(form)]; }
-
-  void Reset(bool round_to_bf16, int64_t rows, int64_t cols) {
-    for (RowForm form : kRowForms) {
-      if (wanted[static_cast<int>(form)]) {
-        buffers[static_cast<int>(form)].Reset(form, round_to_bf16, rows, cols);
-      }
-    }
-  }
-  void Store(const kernels::KernelTable& table, int64_t row, int64_t col_begin, int64_t n,
-             const float* values) {
-    for (RowForm form : kRowForms) {
-      if (wanted[static_cast<int>(form)]) {
-        buffers[static_cast<int>(form)].Store(table, row, col_begin, n, values);
-      }
-    }
-  }
-  int64_t RowBytes(int64_t cols) const {
-    int64_t bytes = 0;
-    for (RowForm form : kRowForms) {
-      if (wanted[static_cast<int>(form)]) bytes += RowBuffer::RowBytesOf(form, cols);
-    }
-    return bytes;
-  }
-};
-
-// Groups of a pass with their weights; pair i of the pass (counted through all groups) owns row i
-// of `x` and `h`.
-struct ExpertFfn::Pass {
-  struct Group {
-    const FfnWeights* weights = nullptr;
-    int64_t first = 0;  // of its pairs in the pass
-    std::vector<const FfnPair*> pairs;
-  };
-  std::vector<Group> groups;
-  int64_t pairs = 0;
-  int64_t hidden = 0, inter = 0;
-  RowSet x, h;
-};
-
-void ExpertFfn::Run(const FfnBatch& batch, const WeightsOf& weights_of) {
-  if (batch.pairs.empty()) return;
-  std::vector<uint32_t> expert_of_pair;
-  expert_of_pair.reserve(batch.pairs.size());
-  for (const FfnPair& pair : batch.pairs) expert_of_pair.push_back(pair.expert);
-  const std::vector<ExpertGroup> groups = GroupByExpert(expert_of_pair);
-
-  Pass pass;
-  pass.hidden = weights_of(groups.front().expert)->gate.cols();
-  pass.inter = weights_of(groups.front().expert)->gate.rows();
-  for (const ExpertGroup& group : groups) {
-    const FfnWeights& weights = *weights_of(group.expert);
-    TANDEM_CHECK_EQ(weights.gate.cols(), pass.hidden);
-    TANDEM_CHECK_EQ(weights.down.cols(), pass.inter);
-    pass.x.Want(RowFormOf(weights.gate.view.dtype, batch.activation));
-    pass.x.Want(RowFormOf(weights.up.view.dtype, batch.activation));
-    pass.h.Want(RowFormOf(weights.down.view.dtype, batch.activation));
-  }
-  const int64_t pair_bytes = pass.x.RowBytes(pass.hidden) + pass.h.RowBytes(pass.inter);
-  const int64_t pairs_max = std::max<int64_t>(1, kPassBytesMax / pair_bytes);
-  for (const std::vector<ExpertGroup>& part : CutIntoPasses(groups, pairs_max)) {
-    pass.groups.clear();
-    pass.pairs = 0;
-    for (const ExpertGroup& group : part) {
-      Pass::Group& added = pass.groups.emplace_back();
-      added.weights = weights_of(group.expert);
-      added.first = pass.pairs;
-      for (int64_t pair : group.pairs) added.pairs.push_back(&batch.pairs[pair]);
-      pass.pairs += static_cast<int64_t>(group.pairs.size());
-    }
-    RunPass(batch, &pass);
-  }
+// Outputs of `panels` panels for whole tiles of rows.
+float* Outputs(AlignedBuffer* buffer, int64_t rows, int64_t panels) {
+  return reinterpret_cast<float*>(
+      buffer->Reserve(WholeTiles(rows) * panels * kPanelRows * static_cast<int64_t>(sizeof(float))));
 }
-
-namespace {
 
 // One row of a call as f32.
 void WidenRow(const kernels::KernelTable& table, DType dtype, const std::byte* x, int64_t n,
@@ -147,70 +73,267 @@ void Deliver(const kernels::KernelTable& table, const FfnBatch& batch, const Ffn
                                       .inverse_step = kernels::GridStep(-row.grid_exponent),
                                       .limit = static_cast<float>(batch.grid_limit),
                                       .sums = row.sums + begin});
-  // Tiles of one row are computed on several threads.
+  // Parts of one row are computed on several threads.
   if (!inside) std::atomic_ref<uint8_t>(*row.flag).store(1, std::memory_order_relaxed);
+}
+
+// Which kinds of row tiles a matrix set of an expert reads.
+struct TileNeed {
+  bool quant = false, bf16 = false;
+
+  void Add(const kernels::KernelTable& table, DType type, ActivationForm activation, int64_t rows) {
+    if (!UsesTiles(table, type, activation, rows)) return;
+    (kernels::IsIntegerForm(type) ? quant : bf16) = true;
+  }
+};
+
+// Row tiles of all groups of a pass, one after the other.
+class TileStore {
+ public:
+  void Reset() { bytes_ = 0; }
+  // The offset of tiles for `rows` rows; Allocate then makes room.
+  int64_t Plan(int64_t rows, int64_t tile_bytes) {
+    const int64_t at = bytes_;
+    bytes_ += CeilDiv(rows, kernels::kTileRows) * tile_bytes;
+    return at;
+  }
+  std::byte* Allocate() { return buffer_.Reserve(bytes_); }
+
+ private:
+  AlignedBuffer buffer_;
+  int64_t bytes_ = 0;
+};
+
+// Where row `row` of a group's tiles lies: its tile.
+std::byte* TileOf(std::byte* tiles, int64_t row, int64_t tile_bytes) {
+  return tiles + row / kernels::kTileRows * tile_bytes;
 }
 
 }  // namespace
 
-void ExpertFfn::RunPass(const FfnBatch& batch, Pass* pass) {
-  const bool round_to_bf16 = batch.activation == ActivationForm::kNative;
-  pass->x.Reset(round_to_bf16, pass->pairs, pass->hidden);
-  pass->h.Reset(round_to_bf16, pass->pairs, pass->inter);
-
+// One expert with the pairs that want it; pair i of the pass (counted through all groups) owns row
+// i of h.
+struct ExpertFfn::Group {
+  const PackedExpert* weights = nullptr;
+  int64_t first = 0;  // of its pairs in the pass
   std::vector<const FfnPair*> pairs;
-  for (const Pass::Group& group : pass->groups) {
-    pairs.insert(pairs.end(), group.pairs.begin(), group.pairs.end());
+  GroupRows x, h;
+  TileNeed x_need, h_need;
+  std::byte* x_quant = nullptr;  // writable views of the tiles
+  std::byte* x_bf16 = nullptr;
+  std::byte* h_quant = nullptr;
+  std::byte* h_bf16 = nullptr;
+  int64_t panels = kRowPanels;  // of the intermediate row, computed at a time
+  int64_t first_item = 0;       // of the loop over all groups' gate and up panels
+
+  int64_t rows() const { return static_cast<int64_t>(pairs.size()); }
+};
+
+struct ExpertFfn::Pass {
+  std::vector<Group> groups;
+  int64_t pairs = 0, items = 0;
+  int64_t hidden = 0, inter = 0;
+  ActivationRows::Wanted x_wanted, h_wanted;
+  ActivationRows h;
+  TileStore tiles;
+
+  Group& GroupOfItem(int64_t item) {
+    const auto after = std::upper_bound(
+        groups.begin(), groups.end(), item,
+        [](int64_t value, const Group& group) { return value < group.first_item; });
+    return *(after - 1);
   }
-  pool_->ParallelFor(pass->pairs, 1, [&](int64_t begin, int64_t end) {
-    float* row = Grown(&ThreadTileScratch().gate, pass->hidden);
-    for (int64_t i = begin; i < end; ++i) {
-      WidenRow(table_, batch.x_dtype, batch.rows[pairs[i]->row].x, pass->hidden, row);
-      pass->x.Store(table_, i, 0, pass->hidden, row);
+};
+
+ExpertFfn::ExpertFfn(const kernels::KernelTable& table, base::ThreadPool* pool)
+    : table_(table), pool_(pool), pass_(std::make_unique<Pass>()) {}
+ExpertFfn::~ExpertFfn() = default;
+
+namespace {
+
+void Want(RowForm form, ActivationRows::Wanted* wanted) {
+  (form == RowForm::kInt8 ? wanted->int8 : wanted->floats) = true;
+}
+
+}  // namespace
+
+void ExpertFfn::Run(const FfnBatch& batch, const WeightsOf& weights_of) {
+  if (batch.pairs.empty()) return;
+  std::vector<uint32_t> expert_of_pair;
+  expert_of_pair.reserve(batch.pairs.size());
+  for (const FfnPair& pair : batch.pairs) expert_of_pair.push_back(pair.expert);
+  const std::vector<ExpertGroup> groups = GroupByExpert(expert_of_pair);
+
+  Pass& pass = *pass_;
+  const PackedExpert& any = *weights_of(groups.front().expert);
+  pass.hidden = any.gate.layout.cols;
+  pass.inter = any.gate.layout.rows;
+  pass.x_wanted = pass.h_wanted = {};
+  pass.x_wanted.round_to_bf16 = pass.h_wanted.round_to_bf16 =
+      batch.activation == ActivationForm::kNative;
+  for (const ExpertGroup& group : groups) {
+    const PackedExpert& weights = *weights_of(group.expert);
+    TANDEM_CHECK_EQ(weights.gate.layout.cols, pass.hidden);
+    TANDEM_CHECK_EQ(weights.down.layout.cols, pass.inter);
+    Want(RowFormOf(weights.gate.layout.type, batch.activation), &pass.x_wanted);
+    Want(RowFormOf(weights.up.layout.type, batch.activation), &pass.x_wanted);
+    Want(RowFormOf(weights.down.layout.type, batch.activation), &pass.h_wanted);
+  }
+  StoreRows(batch);
+  // Tiles and rows of one form take about the same.
+  const int64_t pair_bytes = 2 * (ActivationRows::RowBytes(pass.x_wanted, pass.hidden) +
+                                  ActivationRows::RowBytes(pass.h_wanted, pass.inter));
+  const int64_t pairs_max = std::max<int64_t>(1, kPassBytesMax / pair_bytes);
+  for (const std::vector<ExpertGroup>& part : CutIntoPasses(groups, pairs_max)) {
+    pass.groups.clear();
+    pass.pairs = 0;
+    for (const ExpertGroup& group : part) {
+      Group& added = pass.groups.emplace_back();
+      added.weights = weights_of(group.expert);
+      added.first = pass.pairs;
+      for (int64_t pair : group.pairs) added.pairs.push_back(&batch.pairs[pair]);
+      pass.pairs += added.rows();
+    }
+    PreparePass(batch, &pass);
+    GateAndUp(batch, &pass);
+    Down(batch, &pass);
+  }
+}
+
+// Every row once, whatever number of experts it goes to.
+void ExpertFfn::StoreRows(const FfnBatch& batch) {
+  const int64_t rows = static_cast<int64_t>(batch.rows.size());
+  const int64_t hidden = pass_->hidden;
+  x_.Reset(pass_->x_wanted, rows, hidden);
+  pool_->ParallelFor(rows, 1, [&](int64_t begin, int64_t end) {
+    float* row = Grown(&Buffers().row, hidden);
+    for (int64_t r = begin; r < end; ++r) {
+      WidenRow(table_, batch.x_dtype, batch.rows[r].x, hidden, row);
+      x_.Store(table_, r, 0, hidden, row);
     }
   });
+}
 
-  // h = silu(gate x) * (up x), tile by tile of the intermediate row, stored as the down projection
-  // wants it.
-  const int64_t inter_tiles = Tiles(pass->inter);
-  const int64_t groups = static_cast<int64_t>(pass->groups.size());
-  pool_->ParallelFor(groups * inter_tiles, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t item = begin; item < end; ++item) {
-      const Pass::Group& group = pass->groups[item / inter_tiles];
-      const int64_t out = item % inter_tiles * kTileOuts;
-      const int64_t outs = std::min(kTileOuts, pass->inter - out);
-      const int64_t rows = static_cast<int64_t>(group.pairs.size());
-      float* gate = Grown(&ThreadTileScratch().gate, rows * outs);
-      float* up = Grown(&ThreadTileScratch().up, rows * outs);
-      const Matrix& gate_matrix = group.weights->gate;
-      const Matrix& up_matrix = group.weights->up;
-      MultiplyRows(table_, gate_matrix, out, outs,
-                   pass->x.Of(RowFormOf(gate_matrix.view.dtype, batch.activation)), group.first,
-                   rows, gate);
-      MultiplyRows(table_, up_matrix, out, outs,
-                   pass->x.Of(RowFormOf(up_matrix.view.dtype, batch.activation)), group.first, rows,
-                   up);
-      table_.swiglu(gate, up, gate, rows * outs);
-      for (int64_t r = 0; r < rows; ++r) {
-        pass->h.Store(table_, group.first + r, out, outs, gate + r * outs);
+// Decides who uses tiles, makes room, and lays the rows of x into their tiles.
+void ExpertFfn::PreparePass(const FfnBatch& batch, Pass* pass) {
+  pass->h.Reset(pass->h_wanted, pass->pairs, pass->inter);
+  pass->tiles.Reset();
+  const int64_t x_quant_bytes = kernels::QuantTileBytes(pass->hidden);
+  const int64_t x_bf16_bytes = kernels::Bf16TileBytes(pass->hidden);
+  const int64_t h_quant_bytes = kernels::QuantTileBytes(pass->inter);
+  const int64_t h_bf16_bytes = kernels::Bf16TileBytes(pass->inter);
+  std::vector<std::array<int64_t, 4>> offsets;
+  pass->items = 0;
+  bool any_x_tiles = false;
+  for (Group& group : pass->groups) {
+    const PackedExpert& w = *group.weights;
+    const int64_t rows = group.rows();
+    group.x_need.Add(table_, w.gate.layout.type, batch.activation, rows);
+    group.x_need.Add(table_, w.up.layout.type, batch.activation, rows);
+    group.h_need.Add(table_, w.down.layout.type, batch.activation, rows);
+    offsets.push_back({group.x_need.quant ? pass->tiles.Plan(rows, x_quant_bytes) : -1,
+                       group.x_need.bf16 ? pass->tiles.Plan(rows, x_bf16_bytes) : -1,
+                       group.h_need.quant ? pass->tiles.Plan(rows, h_quant_bytes) : -1,
+                       group.h_need.bf16 ? pass->tiles.Plan(rows, h_bf16_bytes) : -1});
+    const bool x_tiles = group.x_need.quant || group.x_need.bf16;
+    any_x_tiles = any_x_tiles || x_tiles;
+    group.panels = x_tiles ? kTilePanels : kRowPanels;
+    group.first_item = pass->items;
+    pass->items += CeilDiv(w.gate.layout.panels(), group.panels);
+  }
+  std::byte* tiles = pass->tiles.Allocate();
+  for (size_t g = 0; g < pass->groups.size(); ++g) {
+    Group& group = pass->groups[g];
+    const auto at = [tiles](int64_t offset) { return offset < 0 ? nullptr : tiles + offset; };
+    group.x.quant_tiles = group.x_quant = at(offsets[g][0]);
+    group.x.bf16_tiles = group.x_bf16 = at(offsets[g][1]);
+    group.h.quant_tiles = group.h_quant = at(offsets[g][2]);
+    group.h.bf16_tiles = group.h_bf16 = at(offsets[g][3]);
+    group.x.rows = group.h.rows = group.rows();
+    for (int64_t i = 0; i < group.rows(); ++i) {
+      if (pass->x_wanted.int8) group.x.quant.push_back(x_.quant(group.pairs[i]->row));
+      if (pass->x_wanted.floats) group.x.floats.push_back(x_.floats(group.pairs[i]->row));
+      if (pass->h_wanted.int8) group.h.quant.push_back(pass->h.quant(group.first + i));
+      if (pass->h_wanted.floats) group.h.floats.push_back(pass->h.floats(group.first + i));
+    }
+  }
+  if (!any_x_tiles) return;
+  pool_->ParallelFor(pass->pairs, 1, [&](int64_t begin, int64_t end) {
+    for (Group& group : pass->groups) {
+      const int64_t last = std::min(end - group.first, group.rows());
+      for (int64_t i = std::max<int64_t>(begin - group.first, 0); i < last; ++i) {
+        if (group.x_quant != nullptr) {
+          kernels::PutQuantRow(*group.x.quant[i], 0,
+                               kernels::PaddedCodes(pass->hidden) / kernels::kBlockCols,
+                               i % kernels::kTileRows, TileOf(group.x_quant, i, x_quant_bytes));
+        }
+        if (group.x_bf16 != nullptr) {
+          kernels::PutBf16Row(group.x.floats[i], 0, pass->hidden, i % kernels::kTileRows,
+                              TileOf(group.x_bf16, i, x_bf16_bytes));
+        }
       }
     }
   });
+}
 
-  // One tile of the hidden row at a time, all experts in it: no two threads touch the same sums.
-  pool_->ParallelFor(Tiles(pass->hidden), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t out = tile * kTileOuts;
-      const int64_t outs = std::min(kTileOuts, pass->hidden - out);
-      for (const Pass::Group& group : pass->groups) {
-        const int64_t rows = static_cast<int64_t>(group.pairs.size());
-        float* y = Grown(&ThreadTileScratch().gate, rows * outs);
-        const Matrix& down = group.weights->down;
-        MultiplyRows(table_, down, out, outs,
-                     pass->h.Of(RowFormOf(down.view.dtype, batch.activation)), group.first, rows,
-                     y);
-        for (int64_t r = 0; r < rows; ++r) {
-          Deliver(table_, batch, *group.pairs[r], out, outs, y + r * outs);
+// h = silu(gate x) * (up x), a few panels at a time, stored as the down projection wants it.
+void ExpertFfn::GateAndUp(const FfnBatch& batch, Pass* pass) {
+  const int64_t quant_bytes = kernels::QuantTileBytes(pass->inter);
+  const int64_t bf16_bytes = kernels::Bf16TileBytes(pass->inter);
+  pool_->ParallelFor(pass->items, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const Group& group = pass->GroupOfItem(item);
+      const PackedExpert& w = *group.weights;
+      const int64_t first = (item - group.first_item) * group.panels;
+      const int64_t panels = std::min(group.panels, w.gate.layout.panels() - first);
+      const int64_t stride = panels * kPanelRows;
+      float* gate = Outputs(&Buffers().gate, group.rows(), panels);
+      float* up = Outputs(&Buffers().up, group.rows(), panels);
+      MultiplyPanels(table_, w.gate, first, panels, group.x, batch.activation, gate, stride);
+      MultiplyPanels(table_, w.up, first, panels, group.x, batch.activation, up, stride);
+      table_.swiglu(gate, up, gate, group.rows() * stride);
+      const int64_t col = first * kPanelRows;
+      const int64_t outs = std::min(stride, pass->inter - col);
+      for (int64_t r = 0; r < group.rows(); ++r) {
+        const float* values = gate + r * stride;
+        const int64_t h_row = group.first + r;
+        pass->h.Store(table_, h_row, col, outs, values);
+        if (group.h_quant != nullptr) {
+          // The last part brings the zeros that fill up the row.
+          const int64_t end_col =
+              col + outs == pass->inter ? kernels::PaddedCodes(pass->inter) : col + outs;
+          kernels::PutQuantRow(*pass->h.quant(h_row), col / kernels::kBlockCols,
+                               (end_col - col) / kernels::kBlockCols, r % kernels::kTileRows,
+                               TileOf(group.h_quant, r, quant_bytes));
+        }
+        if (group.h_bf16 != nullptr) {
+          kernels::PutBf16Row(pass->h.floats(h_row), col, outs, r % kernels::kTileRows,
+                              TileOf(group.h_bf16, r, bf16_bytes));
+        }
+      }
+    }
+  });
+}
+
+// One range of the hidden row at a time, all experts in it: no two threads touch the same sums.
+void ExpertFfn::Down(const FfnBatch& batch, Pass* pass) {
+  int64_t panels_each = kRowPanels;
+  for (const Group& group : pass->groups) {
+    if (group.h_need.quant || group.h_need.bf16) panels_each = kTilePanels;
+  }
+  const int64_t all_panels = pass->groups.front().weights->down.layout.panels();
+  pool_->ParallelFor(CeilDiv(all_panels, panels_each), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t first = item * panels_each;
+      const int64_t panels = std::min(panels_each, all_panels - first);
+      const int64_t stride = panels * kPanelRows;
+      const int64_t outs = std::min(stride, pass->hidden - first * kPanelRows);
+      for (const Group& group : pass->groups) {
+        float* y = Outputs(&Buffers().gate, group.rows(), panels);
+        MultiplyPanels(table_, group.weights->down, first, panels, group.h, batch.activation, y,
+                       stride);
+        for (int64_t r = 0; r < group.rows(); ++r) {
+          Deliver(table_, batch, *group.pairs[r], first * kPanelRows, outs, y + r * stride);
         }
       }
     }

@@ -6,12 +6,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
-#include "cpu_worker/experts/matrix_kernel.h"
+#include "cpu_worker/experts/activations.h"
+#include "cpu_worker/experts/packed_expert.h"
 #include "lib/base/thread_pool.h"
 #include "lib/kernels/kernel_table.h"
-#include "lib/model/model_weights.h"
 
 namespace tandem::cpu_worker {
 
@@ -47,20 +48,25 @@ struct FfnBatch {
 // on one ExpertFfn may not overlap, since it keeps its buffers.
 class ExpertFfn {
  public:
-  ExpertFfn(const kernels::KernelTable& table, base::ThreadPool* pool)
-      : table_(table), pool_(pool) {}
+  ExpertFfn(const kernels::KernelTable& table, base::ThreadPool* pool);
+  ~ExpertFfn();
 
-  using WeightsOf = std::function<const FfnWeights*(uint32_t expert)>;
+  using WeightsOf = std::function<const PackedExpert*(uint32_t expert)>;
   void Run(const FfnBatch& batch, const WeightsOf& weights_of);
 
  private:
+  struct Group;
   struct Pass;
-  struct RowSet;
 
-  void RunPass(const FfnBatch& batch, Pass* pass);
+  void StoreRows(const FfnBatch& batch);
+  void PreparePass(const FfnBatch& batch, Pass* pass);
+  void GateAndUp(const FfnBatch& batch, Pass* pass);
+  void Down(const FfnBatch& batch, Pass* pass);
 
   const kernels::KernelTable& table_;
   base::ThreadPool* pool_;
+  ActivationRows x_;  // rows of the batch
+  std::unique_ptr<Pass> pass_;
 };
 
 }  // namespace tandem::cpu_worker

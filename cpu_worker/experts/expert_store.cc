@@ -189,7 +189,7 @@ absl::Status ExpertStore::SelfTestNewTypes(const HeldExperts::Experts& added) {
     if (tested_types_.contains(types)) continue;
     // A copy: through the mapping a file that shrinks now would kill the worker.
     TANDEM_ASSIGN_OR_RETURN(const ExpertCopy source, CopyExpert(*model_->source, expert));
-    TANDEM_RETURN_IF_ERROR(SelfTestExpert(table_, source.weights));
+    TANDEM_RETURN_IF_ERROR(SelfTestExpert(table_, source.weights, packed->packed()));
     tested_types_.insert(types);
   }
   return absl::OkStatus();

@@ -368,26 +368,31 @@ TEST(SelfTest, PassesForEveryTypeAndTable) {
     if (!kernels::CheckWeightType(type, 256).ok()) continue;
     const TestExpert expert = MakeTestExpert(type, type, type, 512, 256, random);
     for (const kernels::KernelTable* table : kernels::SupportedTables()) {
-      const absl::Status status = SelfTestExpert(*table, expert.weights);
+      const absl::Status status = SelfTestExpert(*table, expert.weights, expert.packed);
       EXPECT_TRUE(status.ok()) << status;
     }
   }
 }
 
-// A kernel that is wrong by one code in one place must not pass.
+// A kernel that reads one line of codes wrongly must not pass.
 TEST(SelfTest, FindsAWrongKernel) {
   std::mt19937_64 random(2);
   const TestExpert expert =
       MakeTestExpert(DType::kQ8_0, DType::kQ8_0, DType::kQ8_0, 256, 256, random);
-  static kernels::UnpackRow right;
+  static void (*right)(const kernels::PanelArgs& args);
   kernels::KernelTable wrong = kernels::ActiveTable();
-  right = wrong.unpack[static_cast<int>(DType::kQ8_0)];
-  wrong.unpack[static_cast<int>(DType::kQ8_0)] = [](const std::byte* src, int64_t cols,
-                                                    const kernels::UnpackedRow& out) {
-    right(src, cols, out);
-    for (int64_t k = 0; k < cols; k += 64) out.codes[k] = static_cast<int8_t>(~out.codes[k]);
+  right = wrong.panel[static_cast<int>(DType::kQ8_0)];
+  wrong.panel[static_cast<int>(DType::kQ8_0)] = [](const kernels::PanelArgs& args) {
+    AlignedBuffer copy;
+    std::byte* panel = copy.Reserve(args.layout->panel_bytes);
+    std::memcpy(panel, args.panel, args.layout->panel_bytes);
+    // The first line of codes lies behind the first line of scales.
+    for (int i = 0; i < 64; ++i) panel[64 + i] = ~panel[64 + i];
+    kernels::PanelArgs changed = args;
+    changed.panel = panel;
+    right(changed);
   };
-  const absl::Status status = SelfTestExpert(wrong, expert.weights);
+  const absl::Status status = SelfTestExpert(wrong, expert.weights, expert.packed);
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
   EXPECT_NE(status.message().find("q8_0"), absl::string_view::npos) << status;
 }

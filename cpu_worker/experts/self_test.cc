@@ -5,8 +5,9 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
-#include "cpu_worker/experts/matrix_kernel.h"
+#include "cpu_worker/experts/activations.h"
 #include "lib/base/status_macros.h"
+#include "lib/kernels/row_tiles.h"
 #include "lib/kernels/weights.h"
 
 namespace tandem::cpu_worker {
@@ -56,42 +57,88 @@ double InputError(RowForm form, ActivationForm activation, const std::vector<flo
   return activation == ActivationForm::kNative ? std::abs(x[k]) * std::exp2(-9) * 1.0001 : 0.0;
 }
 
-absl::Status TestRow(const kernels::KernelTable& table, const Matrix& matrix, int64_t row,
-                     ActivationForm activation, const std::vector<float>& x,
-                     const RowBuffer& stored) {
-  float got = 0;
-  MultiplyRows(table, matrix, row, 1, stored, 0, 1, &got);
-  std::vector<float> w(matrix.cols());
-  DequantizeMatrixRow(matrix, row, w.data());
-  const std::vector<double> summands = SummandMagnitudes(matrix, row, w);
-  double want = 0, input_error = 0, magnitude = 0;
+// Rows of the known input in every form, one or enough of them for row tiles.
+class KnownRows {
+ public:
+  KnownRows(const kernels::KernelTable& table, DType type, ActivationForm activation,
+            const std::vector<float>& x, int64_t rows) {
+    const int64_t cols = static_cast<int64_t>(x.size());
+    const bool int8 = RowFormOf(type, activation) == RowForm::kInt8;
+    rows_.Reset({.int8 = int8,
+                 .floats = !int8,
+                 .round_to_bf16 = activation == ActivationForm::kNative},
+                rows, cols);
+    const int64_t tile_bytes = int8 ? kernels::QuantTileBytes(cols) : kernels::Bf16TileBytes(cols);
+    std::byte* tiles = tiles_.Reserve((rows + kernels::kTileRows - 1) / kernels::kTileRows * tile_bytes);
+    group_.rows = rows;
+    for (int64_t r = 0; r < rows; ++r) {
+      rows_.Store(table, r, 0, cols, x.data());
+      std::byte* tile = tiles + r / kernels::kTileRows * tile_bytes;
+      if (int8) {
+        group_.quant.push_back(rows_.quant(r));
+        kernels::PutQuantRow(*rows_.quant(r), 0, kernels::PaddedCodes(cols) / kernels::kBlockCols,
+                             r % kernels::kTileRows, tile);
+      } else {
+        group_.floats.push_back(rows_.floats(r));
+        kernels::PutBf16Row(rows_.floats(r), 0, cols, r % kernels::kTileRows, tile);
+      }
+    }
+    (int8 ? group_.quant_tiles : group_.bf16_tiles) = tiles;
+  }
+
+  const GroupRows& group() const { return group_; }
+
+ private:
+  ActivationRows rows_;
+  AlignedBuffer tiles_;
+  GroupRows group_;
+};
+
+// What an output of the matrix must be, and how far from it a kernel may be.
+struct Expected {
+  double value = 0, tolerance = 0;
+};
+
+Expected ExpectedOutput(const Matrix& source, int64_t row, ActivationForm activation,
+                        const std::vector<float>& x) {
+  std::vector<float> w(source.cols());
+  DequantizeMatrixRow(source, row, w.data());
+  const std::vector<double> summands = SummandMagnitudes(source, row, w);
+  const RowForm form = RowFormOf(source.view.dtype, activation);
+  Expected expected;
+  double input_error = 0, magnitude = 0;
   for (size_t k = 0; k < w.size(); ++k) {
-    const double error = InputError(stored.form(), activation, x, k);
-    want += static_cast<double>(w[k]) * x[k];
+    const double error = InputError(form, activation, x, k);
+    expected.value += static_cast<double>(w[k]) * x[k];
     input_error += std::abs(w[k]) * error;
     magnitude += summands[k] * (std::abs(x[k]) + error);
   }
-  // Each of at most cols / 16 additions in a lane, 4 in the tree and 4 around them rounds by 2^-24
-  // of the magnitude.
-  const double tolerance =
-      input_error + (matrix.cols() / 16.0 + 8) * std::exp2(-24) * magnitude + 1e-37;
-  if (std::abs(got - want) <= tolerance) return absl::OkStatus();
-  return absl::InternalError(absl::StrFormat(
-      "self-test failed: row %d of %s (%s) with %s kernels and %s activations: expected %.9g, "
-      "found %.9g, tolerance %.3g",
-      row, matrix.view.name, NameOf(matrix.view.dtype), table.isa,
-      activation == ActivationForm::kNative ? "native" : "f32", want, got, tolerance));
+  // Each addition on the longest chain of panel.h - at most two scales and two minima for 32
+  // columns, or a quarter of the columns - and 18 around them round by 2^-24 of the magnitude.
+  expected.tolerance = input_error + (source.cols() / 4.0 + 18) * std::exp2(-24) * magnitude + 1e-37;
+  return expected;
 }
 
-absl::Status TestMatrix(const kernels::KernelTable& table, const Matrix& matrix) {
-  const std::vector<float> x = KnownInput(matrix.cols());
+absl::Status TestMatrix(const kernels::KernelTable& table, const Matrix& source,
+                        const kernels::PackedMatrix& packed) {
+  const std::vector<float> x = KnownInput(source.cols());
+  std::vector<float> y(kernels::kTileRows * kernels::kPanelRows);
   for (ActivationForm activation : {ActivationForm::kNative, ActivationForm::kF32}) {
-    RowBuffer stored;
-    stored.Reset(RowFormOf(matrix.view.dtype, activation), activation == ActivationForm::kNative, 1,
-                 matrix.cols());
-    stored.Store(table, 0, 0, matrix.cols(), x.data());
-    for (int64_t row : {int64_t{0}, matrix.rows() / 2, matrix.rows() - 1}) {
-      TANDEM_RETURN_IF_ERROR(TestRow(table, matrix, row, activation, x, stored));
+    for (const int64_t rows : {int64_t{1}, int64_t{kernels::kTileRows}}) {
+      const KnownRows known(table, source.view.dtype, activation, x, rows);
+      for (const int64_t row : {int64_t{0}, source.rows() / 2, source.rows() - 1}) {
+        MultiplyPanels(table, packed, row / kernels::kPanelRows, 1, known.group(), activation,
+                       y.data(), kernels::kPanelRows);
+        const float found = y[(rows - 1) * kernels::kPanelRows + row % kernels::kPanelRows];
+        const Expected expected = ExpectedOutput(source, row, activation, x);
+        if (std::abs(found - expected.value) <= expected.tolerance) continue;
+        return absl::InternalError(absl::StrFormat(
+            "self-test failed: row %d of %s (%s) with %s kernels, %s activations and %d rows: "
+            "expected %.9g, found %.9g, tolerance %.3g",
+            row, source.view.name, NameOf(source.view.dtype), table.isa,
+            activation == ActivationForm::kNative ? "native" : "f32", rows, expected.value, found,
+            expected.tolerance));
+      }
     }
   }
   return absl::OkStatus();
@@ -99,10 +146,11 @@ absl::Status TestMatrix(const kernels::KernelTable& table, const Matrix& matrix)
 
 }  // namespace
 
-absl::Status SelfTestExpert(const kernels::KernelTable& table, const FfnWeights& expert) {
-  TANDEM_RETURN_IF_ERROR(TestMatrix(table, expert.gate));
-  TANDEM_RETURN_IF_ERROR(TestMatrix(table, expert.up));
-  return TestMatrix(table, expert.down);
+absl::Status SelfTestExpert(const kernels::KernelTable& table, const FfnWeights& source,
+                            const PackedExpert& packed) {
+  TANDEM_RETURN_IF_ERROR(TestMatrix(table, source.gate, packed.gate));
+  TANDEM_RETURN_IF_ERROR(TestMatrix(table, source.up, packed.up));
+  return TestMatrix(table, source.down, packed.down);
 }
 
 }  // namespace tandem::cpu_worker

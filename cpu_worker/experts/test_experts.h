@@ -1,10 +1,15 @@
-// Experts of random weights for tests: owned bytes behind the same views a weight file gives.
+// Experts of random weights for tests: owned bytes behind the same views a weight file gives, and
+// the same experts packed.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <memory>
 #include <random>
 #include <vector>
 
+#include "cpu_worker/experts/activations.h"
+#include "cpu_worker/experts/packed_expert.h"
 #include "lib/kernels/random_blocks.h"
 #include "lib/model/model_weights.h"
 
@@ -13,7 +18,33 @@ namespace tandem::cpu_worker {
 struct TestExpert {
   std::vector<std::unique_ptr<std::vector<std::byte>>> bytes;
   FfnWeights weights;
+  std::vector<std::unique_ptr<AlignedBuffer>> panels;
+  PackedExpert packed;
 };
+
+// Packs a whole matrix into memory that `owner` keeps.
+inline kernels::PackedMatrix PackTestMatrix(const Matrix& matrix, TestExpert* owner) {
+  kernels::PackedMatrix packed;
+  packed.layout = kernels::LayoutOf(matrix.view.dtype, matrix.rows(), matrix.cols(),
+                                    matrix.scale_inv.has_value() ? matrix.fp8_block_cols : 0);
+  owner->panels.push_back(std::make_unique<AlignedBuffer>());
+  std::byte* data = owner->panels.back()->Reserve(packed.layout.bytes());
+  packed.data = data;
+  for (int64_t p = 0; p < packed.layout.panels(); ++p) {
+    const int64_t first = p * kernels::kPanelRows;
+    const int64_t rows = std::min<int64_t>(kernels::kPanelRows, matrix.rows() - first);
+    std::vector<float> scales;
+    for (int64_t r = first; r < first + rows && matrix.scale_inv.has_value(); ++r) {
+      const float* row = reinterpret_cast<const float*>(matrix.scale_inv->data) +
+                         r / matrix.fp8_block_rows * matrix.scale_inv->cols();
+      scales.insert(scales.end(), row, row + matrix.scale_inv->cols());
+    }
+    kernels::PackPanel(packed.layout, matrix.view.data + first * matrix.view.row_bytes(), rows,
+                       scales.empty() ? nullptr : scales.data(),
+                       data + p * packed.layout.panel_bytes);
+  }
+  return packed;
+}
 
 inline Matrix TestMatrix(DType type, int64_t rows, int64_t cols, float scale,
                          std::mt19937_64& random, TestExpert* owner) {
@@ -65,6 +96,9 @@ inline TestExpert MakeTestExpert(DType gate, DType up, DType down, int64_t hidde
   expert.weights.gate = TestMatrix(gate, inter, hidden, gate_scale, random, &expert);
   expert.weights.up = TestMatrix(up, inter, hidden, up_scale, random, &expert);
   expert.weights.down = TestMatrix(down, hidden, inter, down_scale, random, &expert);
+  expert.packed.gate = PackTestMatrix(expert.weights.gate, &expert);
+  expert.packed.up = PackTestMatrix(expert.weights.up, &expert);
+  expert.packed.down = PackTestMatrix(expert.weights.down, &expert);
   return expert;
 }
 

@@ -37,7 +37,7 @@ struct KernelTable {
 
   // Quantized weights; null for the float formats. See quant.h.
   UnpackRow unpack[static_cast<int>(DType::kCount)] = {};
-  // x [n] f32, n a multiple of 32; pads `out` with zeros. A block holding a value that is not
+  // x [n] f32, n a multiple of 32; may be a part of a row. A block holding a value that is not
   // finite gets the scale NaN.
   void (*quantize_row)(const float* x, int64_t n, const QuantRow& out) = nullptr;
 

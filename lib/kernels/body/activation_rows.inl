@@ -10,9 +10,8 @@ constexpr int32_t kInfinityBits = 0x7f800000;
 // is lost is under 1e-33.
 constexpr int32_t kTinyBits = (127 - 110) << 23;
 
-// x [n] f32 into `out`, zero-padded to whole chunks. n is a multiple of 32.
+// x [n] f32 into `out`. n is a multiple of 32.
 static void QuantizeRowBody(const float* __restrict x, int64_t n, const QuantRow& out) {
-  const int64_t padded = (n + kCodeChunk - 1) / kCodeChunk * kCodeChunk;
   for (int64_t block = 0; block < n / kActivationBlock; ++block) {
     const float* values = x + block * kActivationBlock;
     int8_t* __restrict codes = out.codes + block * kActivationBlock;
@@ -53,14 +52,6 @@ static void QuantizeRowBody(const float* __restrict x, int64_t n, const QuantRow
     out.block_sums[block] = scale * static_cast<float>(sums[0] + sums[1]);
     out.code_sums[2 * block] = sums[0];
     out.code_sums[2 * block + 1] = sums[1];
-  }
-  if (padded > n) {
-    __builtin_memset(out.codes + n, 0, padded - n);
-    out.scales[n / 32] = out.block_sums[n / 32] = 0.0f;
-    for (int64_t g = n / 16; g < n / 16 + 2; ++g) {
-      out.sums[g] = 0.0f;
-      out.code_sums[g] = 0;
-    }
   }
 }
 

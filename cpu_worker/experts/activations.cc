@@ -1,0 +1,132 @@
+#include "cpu_worker/experts/activations.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "lib/base/check.h"
+#include "lib/kernels/weights.h"
+
+namespace tandem::cpu_worker {
+namespace {
+
+using kernels::KernelTable;
+
+// From this many rows on tiles win (docs/benchmarks.md has the measurement): below, the unpacking
+// costs more than reading the packed codes once per four rows.
+constexpr int64_t kTileRowsMin = 8;
+
+// Scratch that a thread keeps between calls.
+template <typename T>
+T* Grown(std::vector<T>* buffer, int64_t values) {
+  if (static_cast<int64_t>(buffer->size()) < values) buffer->resize(values);
+  return buffer->data();
+}
+
+AlignedBuffer& ThreadScratch() {
+  thread_local AlignedBuffer scratch;
+  return scratch;
+}
+
+bool IsBf16TileType(DType type) { return !kernels::IsIntegerForm(type); }
+
+}  // namespace
+
+RowForm RowFormOf(DType weights, ActivationForm activation) {
+  return activation == ActivationForm::kNative && kernels::IsIntegerForm(weights) ? RowForm::kInt8
+                                                                                  : RowForm::kFloat;
+}
+
+void AlignedBuffer::Free::operator()(std::byte* data) const { std::free(data); }
+
+std::byte* AlignedBuffer::Reserve(int64_t bytes) {
+  if (bytes <= bytes_) return data_.get();
+  bytes_ = (bytes + kernels::kPackedAlign - 1) / kernels::kPackedAlign * kernels::kPackedAlign;
+  data_.reset(static_cast<std::byte*>(std::aligned_alloc(kernels::kPackedAlign, bytes_)));
+  TANDEM_CHECK(data_ != nullptr);
+  return data_.get();
+}
+
+void ActivationRows::Reset(const Wanted& wanted, int64_t rows, int64_t cols) {
+  wanted_ = wanted;
+  cols_ = cols;
+  if (wanted.int8) quant_.Reset(rows, cols);
+  float_stride_ = kernels::PaddedFloats(cols);
+  if (!wanted.floats) return;
+  Grown(&floats_, rows * float_stride_);
+  for (int64_t r = 0; r < rows && cols < float_stride_; ++r) {
+    std::fill(floats_.data() + r * float_stride_ + cols, floats_.data() + (r + 1) * float_stride_,
+              0.0f);
+  }
+}
+
+int64_t ActivationRows::RowBytes(const Wanted& wanted, int64_t cols) {
+  return (wanted.int8 ? kernels::QuantRows::RowBytes(cols) : 0) +
+         (wanted.floats ? kernels::PaddedFloats(cols) * 4 : 0);
+}
+
+void ActivationRows::Store(const KernelTable& table, int64_t row, int64_t col_begin, int64_t n,
+                           const float* values) {
+  if (wanted_.int8) table.quantize_row(values, n, quant_.At(row, col_begin));
+  if (!wanted_.floats) return;
+  float* to = floats_.data() + row * float_stride_ + col_begin;
+  if (wanted_.round_to_bf16) {
+    RoundToBf16(table, values, n, to);
+  } else {
+    std::memcpy(to, values, n * sizeof(float));
+  }
+}
+
+void RoundToBf16(const KernelTable& table, const float* values, int64_t n, float* out) {
+  thread_local std::vector<uint16_t> rounded;
+  uint16_t* bits = Grown(&rounded, n);
+  table.narrow_bf16(values, n, bits);
+  table.widen_bf16(bits, n, out);
+}
+
+bool UsesTiles(const KernelTable& table, DType weights, ActivationForm activation, int64_t rows) {
+  return activation == ActivationForm::kNative && rows >= kTileRowsMin &&
+         table.panel_tiles[static_cast<int>(weights)] != nullptr;
+}
+
+void MultiplyPanels(const KernelTable& table, const kernels::PackedMatrix& matrix, int64_t first,
+                    int64_t panels, const GroupRows& x, ActivationForm activation, float* y,
+                    int64_t y_stride) {
+  const kernels::PackedLayout& layout = matrix.layout;
+  const int type = static_cast<int>(layout.type);
+  if (UsesTiles(table, layout.type, activation, x.rows)) {
+    const std::byte* tiles = IsBf16TileType(layout.type) ? x.bf16_tiles : x.quant_tiles;
+    TANDEM_CHECK(tiles != nullptr);
+    return table.panel_tiles[type](
+        {.layout = &layout,
+         .panel = matrix.panel(first),
+         .panels = panels,
+         .tiles = tiles,
+         .rows = x.rows,
+         .y = y,
+         .y_stride = y_stride,
+         .scratch = ThreadScratch().Reserve(kernels::TileScratchBytes(layout))});
+  }
+  const RowForm form = RowFormOf(layout.type, activation);
+  const bool as_f32 = activation == ActivationForm::kF32 || layout.type == DType::kF32;
+  std::byte* scratch =
+      as_f32 ? ThreadScratch().Reserve(kernels::PanelScratchBytes(layout)) : nullptr;
+  for (int64_t p = 0; p < panels; ++p) {
+    const kernels::PanelArgs args{
+        .layout = &layout,
+        .panel = matrix.panel(first + p),
+        .quant_x = form == RowForm::kInt8 ? x.quant.data() : nullptr,
+        .float_x = form == RowForm::kFloat ? x.floats.data() : nullptr,
+        .rows = x.rows,
+        .y = y + kernels::kPanelRows * p,
+        .y_stride = y_stride,
+        .scratch = scratch};
+    if (as_f32) {
+      table.panel_f32(args);
+    } else {
+      table.panel[type](args);
+    }
+  }
+}
+
+}  // namespace tandem::cpu_worker
