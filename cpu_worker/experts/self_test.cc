@@ -87,6 +87,12 @@ class KnownRows {
   }
 
   const GroupRows& group() const { return group_; }
+  // What value `k` of the input became.
+  double Stored(size_t k) const {
+    if (group_.quant.empty()) return group_.floats[0][k];
+    const kernels::QuantRow& row = *group_.quant[0];
+    return static_cast<double>(row.scales[k / kernels::kActivationBlock]) * row.codes[k];
+  }
 
  private:
   ActivationRows rows_;
@@ -99,24 +105,34 @@ struct Expected {
   double value = 0, tolerance = 0;
 };
 
-Expected ExpectedOutput(const Matrix& source, int64_t row, ActivationForm activation,
-                        const std::vector<float>& x) {
+Expected ExpectedOutput(const Matrix& source, int64_t row, const KnownRows& x) {
   std::vector<float> w(source.cols());
   DequantizeMatrixRow(source, row, w.data());
   const std::vector<double> summands = SummandMagnitudes(source, row, w);
-  const RowForm form = RowFormOf(source.view.dtype, activation);
   Expected expected;
-  double input_error = 0, magnitude = 0;
+  double magnitude = 0;
   for (size_t k = 0; k < w.size(); ++k) {
-    const double error = InputError(form, activation, x, k);
-    expected.value += static_cast<double>(w[k]) * x[k];
-    input_error += std::abs(w[k]) * error;
-    magnitude += summands[k] * (std::abs(x[k]) + error);
+    expected.value += static_cast<double>(w[k]) * x.Stored(k);
+    magnitude += summands[k] * std::abs(x.Stored(k));
   }
   // Each addition on the longest chain of panel.h - at most two scales and two minima for 32
   // columns, or a quarter of the columns - and 18 around them round by 2^-24 of the magnitude.
-  expected.tolerance = input_error + (source.cols() / 4.0 + 18) * std::exp2(-24) * magnitude + 1e-37;
+  expected.tolerance = (source.cols() / 4.0 + 18) * std::exp2(-24) * magnitude + 1e-37;
   return expected;
+}
+
+// The input as stored must be the input but for its rounding.
+absl::Status TestInput(const kernels::KernelTable& table, DType type, ActivationForm activation,
+                       const std::vector<float>& x, const KnownRows& known) {
+  for (size_t k = 0; k < x.size(); ++k) {
+    const double error = InputError(RowFormOf(type, activation), activation, x, k);
+    if (std::abs(known.Stored(k) - x[k]) <= error) continue;
+    return absl::InternalError(absl::StrFormat(
+        "self-test failed: activation %d for %s weights with %s kernels: expected %.9g, found "
+        "%.9g, tolerance %.3g",
+        k, NameOf(type), table.isa, x[k], known.Stored(k), error));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status TestMatrix(const kernels::KernelTable& table, const Matrix& source,
@@ -126,11 +142,12 @@ absl::Status TestMatrix(const kernels::KernelTable& table, const Matrix& source,
   for (ActivationForm activation : {ActivationForm::kNative, ActivationForm::kF32}) {
     for (const int64_t rows : {int64_t{1}, int64_t{kernels::kTileRows}}) {
       const KnownRows known(table, source.view.dtype, activation, x, rows);
+      TANDEM_RETURN_IF_ERROR(TestInput(table, source.view.dtype, activation, x, known));
       for (const int64_t row : {int64_t{0}, source.rows() / 2, source.rows() - 1}) {
         MultiplyPanels(table, packed, row / kernels::kPanelRows, 1, known.group(), activation,
                        y.data(), kernels::kPanelRows);
         const float found = y[(rows - 1) * kernels::kPanelRows + row % kernels::kPanelRows];
-        const Expected expected = ExpectedOutput(source, row, activation, x);
+        const Expected expected = ExpectedOutput(source, row, known);
         if (std::abs(found - expected.value) <= expected.tolerance) continue;
         return absl::InternalError(absl::StrFormat(
             "self-test failed: row %d of %s (%s) with %s kernels, %s activations and %d rows: "

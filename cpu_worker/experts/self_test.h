@@ -12,8 +12,8 @@
 namespace tandem::cpu_worker {
 
 // INTERNAL names the tensor, its type, the instruction set, the output row, and expected, found and
-// tolerance. The tolerance is computed: half a step of every quantized activation plus the f32
-// roundings of the sums.
+// tolerance. The tolerance is computed: the input may be off by half a step of its quantized form,
+// and an output by the f32 roundings of its sum over the input as stored.
 absl::Status SelfTestExpert(const kernels::KernelTable& table, const FfnWeights& source,
                             const PackedExpert& packed);
 
