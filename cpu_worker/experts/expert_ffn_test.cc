@@ -139,7 +139,7 @@ std::vector<double> RoundingErrors(DType weights, ActivationForm activation,
       if (form == RowForm::kInt8) {
         error[k] = largest / 127 * 0.5001;
       } else if (activation == ActivationForm::kNative) {
-        error[k] = std::abs(x[k]) * std::exp2(-9) * 1.01;  // bf16 keeps 8 bits
+        error[k] = std::abs(x[k]) * std::exp2(-8);  // bf16 keeps 8 bits
       }
     }
   }

@@ -53,8 +53,8 @@ double InputError(RowForm form, ActivationForm activation, const std::vector<flo
     for (size_t i = begin; i < begin + 32; ++i) largest = std::max(largest, std::abs(x[i]));
     return largest / 127.0 * 0.5001;  // half a step; scale and inverse round in the seventh digit
   }
-  // bf16 keeps eight bits: half a unit in the last is 2^-9 of the value.
-  return activation == ActivationForm::kNative ? std::abs(x[k]) * std::exp2(-9) * 1.0001 : 0.0;
+  // bf16 keeps eight bits: half a unit in the last is at most 2^-8 of the value.
+  return activation == ActivationForm::kNative ? std::abs(x[k]) * std::exp2(-8) : 0.0;
 }
 
 // Rows of the known input in every form, one or enough of them for row tiles.
