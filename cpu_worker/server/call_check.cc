@@ -5,14 +5,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/text.h"
 #include "lib/kernels/expert_grid.h"
 #include "lib/rpc/grpc_server.h"
-#include "lib/rpc/tensor_frame.h"
 
 namespace tandem::cpu_worker {
 namespace {
 
-using experts::v1::ExpertRows;
+using rpc::IncomingCall;
 
 absl::Status Mismatch(const std::string& what, int64_t expected, int64_t found) {
   return absl::InvalidArgumentError(absl::StrCat(what, ": expected ", expected, ", found ", found));
@@ -21,8 +21,8 @@ absl::Status Mismatch(const std::string& what, int64_t expected, int64_t found) 
 // Room in a message for everything but the payload.
 constexpr int64_t kReplyOverheadBytes = 1 << 20;
 
-absl::Status CheckForms(const ExpertRows& call, CheckedCall* checked) {
-  switch (call.reply_form()) {
+absl::Status CheckForms(const IncomingCall& call, CheckedCall* checked) {
+  switch (call.reply_form) {
     case experts::v1::REPLY_FORM_GRID_SUM:
       checked->reply = ReplyForm::kGridSum;
       break;
@@ -32,9 +32,9 @@ absl::Status CheckForms(const ExpertRows& call, CheckedCall* checked) {
     default:
       return absl::InvalidArgumentError(
           absl::StrCat("reply_form: expected GRID_SUM or PER_EXPERT_F32, found number ",
-                       static_cast<int>(call.reply_form())));
+                       static_cast<int>(call.reply_form)));
   }
-  switch (call.activation_form()) {
+  switch (call.activation_form) {
     case experts::v1::ACTIVATION_FORM_NATIVE:
       checked->activation = ActivationForm::kNative;
       return absl::OkStatus();
@@ -44,12 +44,13 @@ absl::Status CheckForms(const ExpertRows& call, CheckedCall* checked) {
     default:
       return absl::InvalidArgumentError(
           absl::StrCat("activation_form: expected NATIVE or F32, found number ",
-                       static_cast<int>(call.activation_form())));
+                       static_cast<int>(call.activation_form)));
   }
 }
 
-absl::Status CheckPayload(const ExpertRows& call, const ModelConfig& config, CheckedCall* checked) {
-  TANDEM_ASSIGN_OR_RETURN(const rpc::PayloadView x, rpc::ReadPayload(call.x()));
+absl::Status CheckPayload(const IncomingCall& call, const ModelConfig& config,
+                          CheckedCall* checked) {
+  const rpc::PayloadView& x = call.x;
   if (x.dtype == tensor::v1::WIRE_DTYPE_BF16) {
     checked->x_dtype = DType::kBF16;
   } else if (x.dtype == tensor::v1::WIRE_DTYPE_F32) {
@@ -68,13 +69,14 @@ absl::Status CheckPayload(const ExpertRows& call, const ModelConfig& config, Che
 }
 
 // The three lists fit each other and the rows.
-absl::Status CheckCounts(const ExpertRows& call, const ModelConfig& config, CheckedCall* checked) {
-  if (call.experts_per_row_size() != checked->rows) {
+absl::Status CheckCounts(const IncomingCall& call, const ModelConfig& config,
+                         CheckedCall* checked) {
+  if (static_cast<int64_t>(call.experts_per_row.size()) != checked->rows) {
     return Mismatch("length of experts_per_row (rows of x)", checked->rows,
-                    call.experts_per_row_size());
+                    static_cast<int64_t>(call.experts_per_row.size()));
   }
   int64_t pairs = 0;
-  for (uint32_t count : call.experts_per_row()) {
+  for (uint32_t count : call.experts_per_row) {
     if (count > config.num_experts_per_tok) {
       return absl::InvalidArgumentError(
           absl::StrCat("experts_per_row: expected at most ", config.num_experts_per_tok,
@@ -83,17 +85,18 @@ absl::Status CheckCounts(const ExpertRows& call, const ModelConfig& config, Chec
     pairs += count;
   }
   checked->pairs = pairs;
-  if (call.expert_ids_size() != pairs) {
-    return Mismatch("length of expert_ids (sum of experts_per_row)", pairs, call.expert_ids_size());
+  if (static_cast<int64_t>(call.expert_ids.size()) != pairs) {
+    return Mismatch("length of expert_ids (sum of experts_per_row)", pairs,
+                    static_cast<int64_t>(call.expert_ids.size()));
   }
-  if (call.expert_weights_size() != pairs) {
+  if (static_cast<int64_t>(call.expert_weights.size()) != pairs) {
     return Mismatch("length of expert_weights (sum of experts_per_row)", pairs,
-                    call.expert_weights_size());
+                    static_cast<int64_t>(call.expert_weights.size()));
   }
   const bool grid = checked->reply == ReplyForm::kGridSum;
-  if (call.grid_exponents_size() != (grid ? checked->rows : 0)) {
+  if (static_cast<int64_t>(call.grid_exponents.size()) != (grid ? checked->rows : 0)) {
     return Mismatch("length of grid_exponents", grid ? checked->rows : 0,
-                    call.grid_exponents_size());
+                    static_cast<int64_t>(call.grid_exponents.size()));
   }
   const int64_t reply_rows = grid ? checked->rows : pairs;
   const int64_t reply_rows_max =
@@ -105,14 +108,14 @@ absl::Status CheckCounts(const ExpertRows& call, const ModelConfig& config, Chec
   return absl::OkStatus();
 }
 
-absl::Status CheckNumbers(const ExpertRows& call) {
-  for (float weight : call.expert_weights()) {
+absl::Status CheckNumbers(const IncomingCall& call) {
+  for (float weight : call.expert_weights) {
     if (!std::isfinite(weight)) {
       return absl::InvalidArgumentError(
           absl::StrCat("expert_weights: expected finite numbers, found ", weight));
     }
   }
-  for (int32_t exponent : call.grid_exponents()) {
+  for (int32_t exponent : call.grid_exponents) {
     if (exponent < kernels::kGridExponentMin || exponent > kernels::kGridExponentMax) {
       return absl::InvalidArgumentError(
           absl::StrCat("grid_exponents: expected ", kernels::kGridExponentMin, " to ",
@@ -122,17 +125,17 @@ absl::Status CheckNumbers(const ExpertRows& call) {
   return absl::OkStatus();
 }
 
-absl::Status CheckExperts(const ExpertRows& call, const ModelConfig& config,
+absl::Status CheckExperts(const IncomingCall& call, const ModelConfig& config,
                           const HeldExperts& held, uint64_t epoch) {
-  for (uint32_t expert : call.expert_ids()) {
+  for (uint32_t expert : call.expert_ids) {
     if (expert >= config.n_routed_experts) {
       return absl::InvalidArgumentError(
           absl::StrCat("expert_ids: expected below ", config.n_routed_experts, ", found ", expert));
     }
-    if (held.Find(call.layer(), expert) == nullptr) {
+    if (held.Find(call.layer, expert) == nullptr) {
       return absl::FailedPreconditionError(
-          absl::StrCat("this worker does not hold expert ", expert, " of layer ", call.layer(),
-                       " under epoch ", call.epoch(), "; it has loaded epoch ", epoch));
+          absl::StrCat("this worker does not hold expert ", expert, " of layer ", call.layer,
+                       " under epoch ", call.epoch, "; it has loaded epoch ", epoch));
     }
   }
   return absl::OkStatus();
@@ -140,20 +143,20 @@ absl::Status CheckExperts(const ExpertRows& call, const ModelConfig& config,
 
 }  // namespace
 
-absl::StatusOr<CheckedCall> CheckCall(const ExpertRows& call, const WorkerFacts& facts,
+absl::StatusOr<CheckedCall> CheckCall(const IncomingCall& call, const WorkerFacts& facts,
                                       std::shared_ptr<const HeldExperts> held, uint64_t epoch) {
   const ModelConfig& config = *facts.config;
-  if (call.model_digest() != facts.model_digest) {
-    return absl::FailedPreconditionError(absl::StrCat("model_digest: expected ", facts.model_digest,
-                                                      ", found \"",
-                                                      call.model_digest().substr(0, 64), "\""));
+  if (call.model_digest != facts.model_digest) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("model_digest: expected ", facts.model_digest, ", found \"",
+                     base::ToAbsl(call.model_digest.substr(0, 64)), "\""));
   }
-  if (call.layer() >= config.num_hidden_layers || !config.IsMoeLayer(call.layer())) {
+  if (call.layer >= config.num_hidden_layers || !config.IsMoeLayer(call.layer)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("layer: expected one with routed experts, found ", call.layer()));
+        absl::StrCat("layer: expected one with routed experts, found ", call.layer));
   }
   CheckedCall checked;
-  checked.layer = call.layer();
+  checked.layer = call.layer;
   TANDEM_RETURN_IF_ERROR(CheckForms(call, &checked));
   TANDEM_RETURN_IF_ERROR(CheckPayload(call, config, &checked));
   TANDEM_RETURN_IF_ERROR(CheckCounts(call, config, &checked));

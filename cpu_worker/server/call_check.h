@@ -1,5 +1,5 @@
-// What a peer sent, checked: every size, id, number and precondition of an ExpertRows message
-// before anything is computed from it.
+// What a peer sent, checked: every size, id, number and precondition of a call before anything is
+// computed from it.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 #include "cpu_worker/experts/expert_ffn.h"
 #include "cpu_worker/experts/expert_store.h"
 #include "lib/model/config.h"
-#include "proto/experts.pb.h"
+#include "lib/rpc/expert_call.h"
 
 namespace tandem::cpu_worker {
 
@@ -20,7 +20,7 @@ struct WorkerFacts {
   std::string model_digest;
 };
 
-// A message found good. `rows` lives in the message.
+// A call found good. `x` lies where the call's payload does.
 struct CheckedCall {
   uint32_t layer = 0;
   ActivationForm activation = ActivationForm::kNative;
@@ -45,7 +45,7 @@ struct CheckedCall {
 // Epochs. A call made under another epoch is computed all the same when every expert of it is held:
 // what an expert computes depends on the model (its digest was compared) and not on the table. The
 // answer carries this worker's epoch, so a caller learns of a newer table by the way.
-absl::StatusOr<CheckedCall> CheckCall(const experts::v1::ExpertRows& call, const WorkerFacts& facts,
+absl::StatusOr<CheckedCall> CheckCall(const rpc::IncomingCall& call, const WorkerFacts& facts,
                                       std::shared_ptr<const HeldExperts> held, uint64_t epoch);
 
 }  // namespace tandem::cpu_worker

@@ -53,7 +53,7 @@ class ServiceTest : public testing::Test {
     auto store = ExpertStore::Open({.model_path = folder_->path() + "/m.gguf",
                                     .load = {},
                                     .memory_bytes_max = 0,
-                                    .load_threads = 1},
+                                    .load_places = {{}}},
                                    kernels::ActiveTable());
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = std::move(*store);
@@ -67,6 +67,7 @@ class ServiceTest : public testing::Test {
     if (server_ != nullptr) server_->Shutdown(absl::Seconds(1));
     server_.reset();
     loop_.reset();
+    shm_.reset();
   }
 
   void StartLoop(ComputeLoop::Options options) {
@@ -84,6 +85,10 @@ class ServiceTest : public testing::Test {
     auto server = rpc::GrpcServer::Start("127.0.0.1:0", {service_.get()});
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = std::move(*server);
+    auto shm = rpc::ShmServer::Start({.address = server_->address()}, loop_->wake_set());
+    ASSERT_TRUE(shm.ok()) << shm.status();
+    shm_ = std::move(*shm);
+    loop_->Serve(shm_.get());
   }
 
   // A good call: `rows` random rows, two experts each.
@@ -141,9 +146,29 @@ class ServiceTest : public testing::Test {
   std::unique_ptr<ComputeLoop> loop_;
   std::shared_ptr<grpc::Service> service_;
   std::unique_ptr<rpc::GrpcServer> server_;
+  std::unique_ptr<rpc::ShmServer> shm_;
 };
 
 TemporaryFolder* ServiceTest::folder_ = nullptr;
+
+std::vector<int32_t> SumsOf(const rpc::PayloadView& view) {
+  std::vector<int32_t> sums(view.rows * view.cols);
+  std::memcpy(sums.data(), view.data, sums.size() * sizeof(int32_t));
+  return sums;
+}
+
+// The answer to one call; fails the test when none comes.
+absl::StatusOr<rpc::Answer> Ask(rpc::Transport& transport, const ExpertRows& call) {
+  absl::Notification done;
+  absl::StatusOr<rpc::Answer> answer = absl::UnknownError("no answer");
+  std::vector<const std::byte*> rows;
+  transport.Call(rpc::OutgoingOf(call, &rows).value(), absl::Seconds(20), [&](auto result) {
+    answer = std::move(result);
+    done.Notify();
+  });
+  EXPECT_TRUE(done.WaitForNotificationWithTimeout(absl::Seconds(30)));
+  return answer;
+}
 
 std::vector<int32_t> SumsOf(const ExpertSums& answer) {
   const auto view = rpc::ReadPayload(answer.sums());
@@ -164,17 +189,16 @@ TEST_F(ServiceTest, AnswersOverGrpcAsTheLoopDoes) {
   EXPECT_GT(std::count_if(want.begin(), want.end(), [](int32_t v) { return v != 0; }),
             kTestHidden * 2);
 
-  const auto transport = rpc::MakeGrpcTransport(server_->address());
-  for (int i = 0; i < 20; ++i) {
-    absl::Notification done;
-    absl::StatusOr<ExpertSums> answer;
-    transport->Call(GoodCall(3), absl::Seconds(20), [&](absl::StatusOr<ExpertSums> sums) {
-      answer = std::move(sums);
-      done.Notify();
-    });
-    ASSERT_TRUE(done.WaitForNotificationWithTimeout(absl::Seconds(30)));
-    ASSERT_TRUE(answer.ok()) << answer.status();
-    EXPECT_EQ(SumsOf(*answer), want);
+  for (const auto choice : {rpc::TransportChoice::kGrpc, rpc::TransportChoice::kShm}) {
+    const auto transport = rpc::MakeTransport(server_->address(), choice);
+    for (int i = 0; i < 20; ++i) {
+      const absl::StatusOr<rpc::Answer> answer = Ask(*transport, GoodCall(3));
+      ASSERT_TRUE(answer.ok()) << answer.status();
+      EXPECT_EQ(answer->over_shm, choice == rpc::TransportChoice::kShm);
+      EXPECT_EQ(answer->epoch, kEpoch);
+      EXPECT_EQ(answer->row_flags.size(), 3u);
+      EXPECT_EQ(SumsOf(answer->sums), want);
+    }
   }
 }
 

@@ -1,7 +1,6 @@
 // tandem-cpu-worker: holds routed experts and computes them for GPU workers.
 #include <cstdio>
 #include <string>
-#include <thread>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
@@ -25,6 +24,7 @@ constexpr absl::Duration kTickInterval = absl::Seconds(2);
 struct Flags {
   WorkerOptions worker;
   std::string routing = "assume";
+  bool no_shm = false;
   uint64_t memory_limit_bytes = 0;
   double drain_seconds = 5.0;
 };
@@ -40,12 +40,21 @@ void AddFlags(CLI::App& app, Flags* flags) {
                  "host[:port] others reach this worker at, when --listen is not it");
   app.add_option("--admin-listen", worker.admin_listen, "host:port of /metrics, /healthz, /readyz")
       ->capture_default_str();
+  const std::string no_shm_help =
+      "Do not serve GPU workers of this host through shared memory, only through gRPC";
+  app.add_flag("--no-shm", flags->no_shm, no_shm_help);
   app.add_option("--name", worker.name, "worker id; made up when empty");
-  app.add_option("--threads", worker.threads, "threads that compute")
-      ->check(CLI::Range(1, 1024))
+  app.add_option("--threads", worker.threads,
+                 "threads that compute; 0: one for each physical core it may use, each on its own")
+      ->check(CLI::Range(0, 1024))
       ->capture_default_str();
-  app.add_option("--memory-limit", flags->memory_limit_bytes,
-                 "most bytes of experts to hold, such as 200GiB; 0 is no limit")
+  app.add_option("--numa-node", worker.numa_node,
+                 "keep threads and experts on this memory node (see numactl -H); -1: use all")
+      ->check(CLI::Range(-1, 1023))
+      ->capture_default_str();
+  app.add_option(
+         "--memory-limit", flags->memory_limit_bytes,
+         "most bytes of experts to hold, as packed in memory, such as 200GiB; 0 is no limit")
       ->transform(CLI::AsSizeValue(false));
   app.add_option("--routing", flags->routing,
                  "how old GGUF files without routing metadata are read: assume or as-file")
@@ -60,13 +69,14 @@ void AddFlags(CLI::App& app, Flags* flags) {
 int Run(int argc, char** argv) {
   CLI::App app("Holds routed experts and computes them for GPU workers.", "tandem-cpu-worker");
   Flags flags;
-  flags.worker.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  flags.worker.threads = 0;
   AddFlags(app, &flags);
   base::AddStandardOptions(app, kExamples);
   const int exit_code = base::ParseOrExitCode(app, argc, argv);
   if (exit_code >= 0) return exit_code;
   base::InstallStopSignals();
   flags.worker.memory_bytes_max = static_cast<int64_t>(flags.memory_limit_bytes);
+  flags.worker.shm = !flags.no_shm;
   flags.worker.load.routing =
       flags.routing == "as-file" ? OldFileRouting::kAsFile : OldFileRouting::kAssume;
 
@@ -75,8 +85,7 @@ int Run(int argc, char** argv) {
   base::LogInfo("expert_worker_started", {{"worker", (*worker)->worker_id()},
                                           {"address", (*worker)->address()},
                                           {"admin_port", (*worker)->admin_port()},
-                                          {"isa", kernels::ActiveTable().isa},
-                                          {"threads", flags.worker.threads}});
+                                          {"isa", kernels::ActiveTable().isa}});
   do {
     (*worker)->Tick();
   } while (!base::WaitForStop(kTickInterval));

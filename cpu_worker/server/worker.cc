@@ -19,11 +19,13 @@
 #include "lib/base/program.h"
 #include "lib/base/status_macros.h"
 #include "lib/base/text.h"
+#include "lib/base/topology.h"
 #include "lib/kernels/kernel_table.h"
 #include "lib/rpc/address.h"
 #include "lib/rpc/admin_server.h"
 #include "lib/rpc/grpc_server.h"
 #include "lib/rpc/member_agent.h"
+#include "lib/rpc/shm_server.h"
 
 namespace tandem::cpu_worker {
 namespace {
@@ -89,6 +91,7 @@ class WorkerImpl final : public Worker {
   std::unique_ptr<ComputeLoop> loop_;
   std::shared_ptr<grpc::Service> service_;
   std::unique_ptr<rpc::GrpcServer> server_;
+  std::unique_ptr<rpc::ShmServer> shm_;  // null where switched off
   std::unique_ptr<rpc::AdminServer> admin_;
   std::string address_;
 
@@ -111,16 +114,25 @@ class WorkerImpl final : public Worker {
 
 absl::Status WorkerImpl::Open() {
   TANDEM_RETURN_IF_ERROR(kernels::CheckIsa());
+  TANDEM_ASSIGN_OR_RETURN(const base::Topology topology, base::DetectTopology());
+  TANDEM_ASSIGN_OR_RETURN(const base::ThreadPlan threads,
+                          base::PlanThreads(topology, options_.threads, options_.numa_node));
   TANDEM_ASSIGN_OR_RETURN(store_, ExpertStore::Open({.model_path = options_.model_path,
                                                      .load = options_.load,
                                                      .memory_bytes_max = options_.memory_bytes_max,
-                                                     .load_threads = options_.threads},
+                                                     .load_places = threads.background,
+                                                     .memory_nodes = threads.memory_nodes},
                                                     kernels::ActiveTable()));
+  base::LogInfo("threads_placed", {{"threads", threads.compute.size()},
+                                   {"nodes", threads.compute.back().node + 1},
+                                   {"cores", topology.cores()},
+                                   {"cpu_quota", topology.cpu_quota},
+                                   {"pinned", threads.pinned}});
   ComputeLoop::Options loop;
   loop.store = store_.get();
   loop.table = &kernels::ActiveTable();
   loop.metrics = &metrics_;
-  loop.threads = options_.threads;
+  loop.places = threads.compute;
   loop_ = std::make_unique<ComputeLoop>(loop);
   TANDEM_RETURN_IF_ERROR(OpenPorts());
   loader_ = std::thread([this] { LoaderMain(); });
@@ -133,6 +145,10 @@ absl::Status WorkerImpl::OpenPorts() {
   TANDEM_ASSIGN_OR_RETURN(server_, rpc::GrpcServer::Start(options_.listen, {service_.get()}));
   TANDEM_ASSIGN_OR_RETURN(
       address_, AdvertisedAddress(options_.advertise, server_->address(), server_->port()));
+  if (options_.shm) {
+    TANDEM_ASSIGN_OR_RETURN(shm_, rpc::ShmServer::Start({.address = address_}, loop_->wake_set()));
+    loop_->Serve(shm_.get());
+  }
   rpc::AdminOptions admin;
   admin.listen = options_.admin_listen;
   admin.metrics = &metrics_;
@@ -173,6 +189,7 @@ WorkerImpl::~WorkerImpl() {
   admin_.reset();
   server_.reset();
   loop_.reset();
+  shm_.reset();
 }
 
 absl::Status WorkerImpl::Ready() const {
@@ -233,6 +250,9 @@ void WorkerImpl::Load(const Placement& placement) {
                 {{"epoch", placement.epoch()},
                  {"experts", held->keys().size()},
                  {"bytes", held->weight_bytes()},
+                 {"stored_bytes", held->stored_bytes()},
+                 {"huge_page_bytes", store_->BytesOnHugePages()},
+                 {"threads_not_bound", loop_->threads_not_bound()},
                  {"seconds", absl::ToDoubleSeconds(base::RealClock().Monotonic() - start)}});
   {
     absl::MutexLock lock(&mutex_);
@@ -275,7 +295,7 @@ int WorkerImpl::LoadPercent() {
 
 void WorkerImpl::Tick() {
   const std::shared_ptr<const HeldExperts> held = store_->held();
-  metrics_.Gauge("tandem_expert_weight_bytes", "Bytes of the experts held.")
+  metrics_.Gauge("tandem_expert_weight_bytes", "Memory of the experts held, as packed.")
       .Set(static_cast<double>(held->weight_bytes()));
   metrics_.Gauge("tandem_experts_held", "Experts held, over all layers.")
       .Set(static_cast<double>(held->keys().size()));

@@ -19,8 +19,10 @@ struct WorkerOptions {
   std::string
       advertise;  // host or host:port others reach this worker at; empty: the listening address
   std::string admin_listen = "127.0.0.1:0";
-  std::string name;  // worker id; made up by the member agent when empty
-  int threads = 1;
+  std::string name;              // worker id; made up by the member agent when empty
+  int threads = 1;               // 0: one for each physical core this process may use
+  int numa_node = -1;            // keep threads and experts on this memory node; -1: use all
+  bool shm = true;               // serve GPU workers of this host through shared memory as well
   int64_t memory_bytes_max = 0;  // of experts; 0 is unlimited
 };
 

@@ -7,22 +7,16 @@
 #include "lib/base/check.h"
 #include "lib/base/status_macros.h"
 #include "lib/kernels/expert_grid.h"
-#include "lib/rpc/tensor_frame.h"
 
 namespace tandem::gpu_worker {
 namespace {
 
-absl::StatusOr<rpc::PayloadView> ReadSums(const experts::v1::ExpertSums& sums,
-                                          tensor::v1::WireDType dtype, size_t rows, int64_t cols,
-                                          const std::string& address) {
-  TANDEM_ASSIGN_OR_RETURN(const rpc::PayloadView view, rpc::ReadPayload(sums.sums()));
-  if (view.dtype != dtype || view.rows != rows || view.cols != cols) {
-    return absl::InternalError(absl::StrCat("expert worker ", address, " answered type ",
-                                            static_cast<int>(view.dtype), " [", view.rows, ", ",
-                                            view.cols, "], expected type ", static_cast<int>(dtype),
-                                            " [", rows, ", ", cols, "]"));
-  }
-  return view;
+absl::Status CheckSums(const rpc::PayloadView& view, tensor::v1::WireDType dtype, size_t rows,
+                       int64_t cols, const std::string& address) {
+  if (view.dtype == dtype && view.rows == rows && view.cols == cols) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat(
+      "expert worker ", address, " answered type ", static_cast<int>(view.dtype), " [", view.rows,
+      ", ", view.cols, "], expected type ", static_cast<int>(dtype), " [", rows, ", ", cols, "]"));
 }
 
 // Adds without the undefined behaviour of signed overflow, which only a faulty worker can cause
@@ -31,45 +25,49 @@ int32_t AddWrapping(int32_t a, int32_t b) {
   return static_cast<int32_t>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b));
 }
 
+// to[c] += from[c] straight from where the answer lies, at any alignment.
+void AddRow(const std::byte* from, int64_t cols, int32_t* to) {
+  for (int64_t c = 0; c < cols; ++c) {
+    int32_t steps;
+    std::memcpy(&steps, from + c * sizeof steps, sizeof steps);
+    to[c] = AddWrapping(to[c], steps);
+  }
+}
+
 }  // namespace
 
 Combine::Combine(const RoutedLayer& layer)
     : layer_(layer), steps_(layer.rows() * layer.hidden), flagged_(layer.rows(), false) {}
 
-absl::Status Combine::AddGridSums(const Frame& frame, const experts::v1::ExpertSums& sums) {
+absl::Status Combine::AddGridSums(const Frame& frame, const rpc::Answer& answer) {
   const std::vector<int64_t> rows = RowsOfFrame(frame);
-  TANDEM_ASSIGN_OR_RETURN(
-      const rpc::PayloadView view,
-      ReadSums(sums, tensor::v1::WIRE_DTYPE_I32, rows.size(), layer_.hidden, frame.address));
-  const std::string& flags = sums.row_flags();
+  TANDEM_RETURN_IF_ERROR(CheckSums(answer.sums, tensor::v1::WIRE_DTYPE_I32, rows.size(),
+                                   layer_.hidden, frame.address));
+  const std::span<const uint8_t> flags = answer.row_flags;
   if (!flags.empty() && flags.size() != rows.size()) {
     return absl::InternalError(absl::StrCat("expert worker ", frame.address, " answered ",
                                             flags.size(), " row flags, expected ", rows.size()));
   }
-  std::vector<int32_t> row(layer_.hidden);
   for (size_t i = 0; i < rows.size(); ++i) {
     if (!flags.empty() && flags[i] != 0) {
       flagged_[rows[i]] = true;
       continue;
     }
-    std::memcpy(row.data(), view.data + i * layer_.hidden * sizeof(int32_t),
-                layer_.hidden * sizeof(int32_t));
-    int32_t* to = steps_.data() + rows[i] * layer_.hidden;
-    for (int64_t c = 0; c < layer_.hidden; ++c) to[c] = AddWrapping(to[c], row[c]);
+    AddRow(answer.sums.data + i * layer_.hidden * sizeof(int32_t), layer_.hidden,
+           steps_.data() + rows[i] * layer_.hidden);
   }
   return absl::OkStatus();
 }
 
-absl::Status Combine::AddPerExpert(const Frame& frame, const experts::v1::ExpertSums& sums) {
-  TANDEM_ASSIGN_OR_RETURN(
-      const rpc::PayloadView view,
-      ReadSums(sums, tensor::v1::WIRE_DTYPE_F32, frame.terms.size(), layer_.hidden, frame.address));
+absl::Status Combine::AddPerExpert(const Frame& frame, const rpc::Answer& answer) {
+  TANDEM_RETURN_IF_ERROR(CheckSums(answer.sums, tensor::v1::WIRE_DTYPE_F32, frame.terms.size(),
+                                   layer_.hidden, frame.address));
   const int64_t bytes = layer_.hidden * static_cast<int64_t>(sizeof(float));
   for (size_t i = 0; i < frame.terms.size(); ++i) {
     const Term& term = frame.terms[i];
     std::vector<float>& terms = terms_[term.row];
     terms.resize(layer_.choice->experts_per_row * layer_.hidden);
-    std::memcpy(terms.data() + term.rank * layer_.hidden, view.data + i * bytes, bytes);
+    std::memcpy(terms.data() + term.rank * layer_.hidden, answer.sums.data + i * bytes, bytes);
   }
   return absl::OkStatus();
 }

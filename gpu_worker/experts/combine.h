@@ -11,7 +11,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "gpu_worker/experts/dispatch.h"
-#include "proto/experts.pb.h"
+#include "lib/rpc/expert_call.h"
 
 namespace tandem::gpu_worker {
 
@@ -21,8 +21,8 @@ class Combine {
 
   // Adds a worker's answer to `frame`. INTERNAL (expected and found) when its sizes do not fit;
   // nothing is added then.
-  absl::Status AddGridSums(const Frame& frame, const experts::v1::ExpertSums& sums);
-  absl::Status AddPerExpert(const Frame& frame, const experts::v1::ExpertSums& sums);
+  absl::Status AddGridSums(const Frame& frame, const rpc::Answer& answer);
+  absl::Status AddPerExpert(const Frame& frame, const rpc::Answer& answer);
 
   // Rows some worker flagged as outside the grid, ascending.
   std::vector<int64_t> FlaggedRows() const;

@@ -1,9 +1,6 @@
 #include "gpu_worker/experts/dispatch.h"
 
-#include <cstring>
-
 #include "absl/container/flat_hash_map.h"
-#include "lib/base/check.h"
 #include "lib/rpc/tensor_frame.h"
 
 namespace tandem::gpu_worker {
@@ -48,36 +45,40 @@ std::vector<int64_t> RowsOfFrame(const Frame& frame) {
   return rows;
 }
 
-experts::v1::ExpertRows BuildRows(const RoutedLayer& layer, const Frame& frame, uint64_t epoch,
-                                  const std::string& model_digest, experts::v1::ReplyForm form) {
-  experts::v1::ExpertRows message;
-  message.set_epoch(epoch);
-  message.set_model_digest(model_digest);
-  message.set_layer(layer.layer);
-  message.set_reply_form(form);
-  message.set_activation_form(layer.activation_form);
-  const std::vector<int64_t> rows = RowsOfFrame(frame);
-  std::vector<std::byte> x(rows.size() * layer.row_bytes());
-  for (size_t i = 0; i < rows.size(); ++i) {
-    std::memcpy(x.data() + i * layer.row_bytes(), layer.x.data() + rows[i] * layer.row_bytes(),
-                layer.row_bytes());
-    message.add_experts_per_row(0);
-    if (form == experts::v1::REPLY_FORM_GRID_SUM) {
-      message.add_grid_exponents(layer.grid_exponents[rows[i]]);
-    }
-  }
-  rpc::WritePayload(layer.dtype, static_cast<uint32_t>(rows.size()),
-                    static_cast<uint32_t>(layer.hidden), x.data(), message.mutable_x());
-  size_t i = 0;
+void BuildCall(const RoutedLayer& layer, const Frame& frame, uint64_t epoch,
+               const std::string& model_digest, experts::v1::ReplyForm form, FrameCall* out) {
+  out->rows.clear();
+  out->experts_per_row.clear();
+  out->expert_ids.clear();
+  out->expert_weights.clear();
+  out->grid_exponents.clear();
+  int64_t row = -1;
   for (const Term& term : frame.terms) {
-    if (rows[i] != term.row) ++i;
-    TANDEM_CHECK_EQ(rows[i], term.row);
-    message.set_experts_per_row(static_cast<int>(i),
-                                message.experts_per_row(static_cast<int>(i)) + 1);
-    message.add_expert_ids(layer.Expert(term));
-    message.add_expert_weights(layer.Weight(term));
+    if (term.row != row) {
+      row = term.row;
+      out->rows.push_back(layer.x.data() + row * layer.row_bytes());
+      out->experts_per_row.push_back(0);
+      if (form == experts::v1::REPLY_FORM_GRID_SUM) {
+        out->grid_exponents.push_back(layer.grid_exponents[row]);
+      }
+    }
+    ++out->experts_per_row.back();
+    out->expert_ids.push_back(layer.Expert(term));
+    out->expert_weights.push_back(layer.Weight(term));
   }
-  return message;
+  rpc::OutgoingCall& call = out->call;
+  call.epoch = epoch;
+  call.model_digest = model_digest;
+  call.layer = layer.layer;
+  call.reply_form = form;
+  call.activation_form = layer.activation_form;
+  call.dtype = layer.dtype;
+  call.cols = static_cast<uint32_t>(layer.hidden);
+  call.rows = out->rows;
+  call.experts_per_row = out->experts_per_row;
+  call.expert_ids = out->expert_ids;
+  call.expert_weights = out->expert_weights;
+  call.grid_exponents = out->grid_exponents;
 }
 
 }  // namespace tandem::gpu_worker

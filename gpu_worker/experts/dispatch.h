@@ -11,7 +11,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "gpu_worker/backend/backend.h"
 #include "gpu_worker/experts/placement_table.h"
-#include "proto/experts.pb.h"
+#include "lib/rpc/expert_call.h"
 
 namespace tandem::gpu_worker {
 
@@ -57,10 +57,19 @@ struct Dispatch {
 Dispatch PlanDispatch(const PlacementTable& table, const RoutedLayer& layer,
                       std::span<const Term> terms, const absl::flat_hash_set<std::string>& avoid);
 
-// The message for `frame`: each row once, in order, with its experts and weights (grid exponents
-// for GRID_SUM).
-experts::v1::ExpertRows BuildRows(const RoutedLayer& layer, const Frame& frame, uint64_t epoch,
-                                  const std::string& model_digest, experts::v1::ReplyForm form);
+// What a frame asks for, in the order of the wire: each row once, with its experts and weights, and
+// grid exponents for GRID_SUM. `call` points into the lists and into the layer.
+struct FrameCall {
+  std::vector<const std::byte*> rows;
+  std::vector<uint32_t> experts_per_row, expert_ids;
+  std::vector<float> expert_weights;
+  std::vector<int32_t> grid_exponents;
+  rpc::OutgoingCall call;
+};
+
+// Fills `out`, whose lists may be used again. `model_digest` must live as long as the call.
+void BuildCall(const RoutedLayer& layer, const Frame& frame, uint64_t epoch,
+               const std::string& model_digest, experts::v1::ReplyForm form, FrameCall* out);
 
 // The distinct rows of a frame, in the order of the message.
 std::vector<int64_t> RowsOfFrame(const Frame& frame);

@@ -11,6 +11,13 @@ namespace {
 
 using experts::v1::ExpertRows;
 
+ExpertRows BuildRows(const RoutedLayer& layer, const Frame& frame, uint64_t epoch,
+                     const std::string& digest, experts::v1::ReplyForm form) {
+  FrameCall call;
+  BuildCall(layer, frame, epoch, digest, form, &call);
+  return rpc::ToMessage(call.call);
+}
+
 // Three workers; expert e of layer 4 on worker e % 3, then on (e + 1) % 3. Expert 5 has no owner.
 membership::v1::Placement TestPlacement() {
   membership::v1::Placement placement;
@@ -96,12 +103,16 @@ TEST(DispatchTest, TablesThatLieAreHarmless) {
   EXPECT_TRUE(table.Replicas(3, 0).empty());
 }
 
-experts::v1::ExpertSums GridAnswer(std::vector<int32_t> values, uint32_t rows,
-                                   std::string flags = "") {
+rpc::Answer AnswerWith(tensor::v1::WireDType dtype, const void* values, uint32_t rows,
+                       const std::string& flags) {
   experts::v1::ExpertSums sums;
   sums.set_row_flags(flags);
-  rpc::WritePayload(tensor::v1::WIRE_DTYPE_I32, rows, 2, values.data(), sums.mutable_sums());
-  return sums;
+  rpc::WritePayload(dtype, rows, 2, values, sums.mutable_sums());
+  return rpc::AnswerOf(std::move(sums), "a:1").value();
+}
+
+rpc::Answer GridAnswer(std::vector<int32_t> values, uint32_t rows, std::string flags = "") {
+  return AnswerWith(tensor::v1::WIRE_DTYPE_I32, values.data(), rows, flags);
 }
 
 TEST(CombineTest, AnyGroupingGivesTheSameSum) {
@@ -126,10 +137,9 @@ TEST(CombineTest, PerExpertTermsReplaceAFlaggedRow) {
       combine.AddGridSums({"a:1", two.terms}, GridAnswer({1, 2, 99, 99}, 2, std::string("\0\1", 2)))
           .ok());
   EXPECT_EQ(combine.FlaggedRows(), (std::vector<int64_t>{1}));
-  experts::v1::ExpertSums sums;
   const float terms[] = {1e8f, 2, 1, 3};
-  rpc::WritePayload(tensor::v1::WIRE_DTYPE_F32, 2, 2, terms, sums.mutable_sums());
-  ASSERT_TRUE(combine.AddPerExpert({"a:1", {{1, 0}, {1, 1}}}, sums).ok());
+  const rpc::Answer answer = AnswerWith(tensor::v1::WIRE_DTYPE_F32, terms, 2, "");
+  ASSERT_TRUE(combine.AddPerExpert({"a:1", {{1, 0}, {1, 1}}}, answer).ok());
   std::vector<float> out(4);
   combine.Finish(out);
   EXPECT_EQ(out[1], 2 * kernels::GridStep(-10));
@@ -144,9 +154,11 @@ TEST(CombineTest, WrongAnswersAreRefused) {
   EXPECT_FALSE(combine.AddGridSums(frame, GridAnswer({1, 2}, 1)).ok());
   EXPECT_FALSE(combine.AddGridSums(frame, GridAnswer({1, 2, 3, 4}, 2, "x")).ok());
   EXPECT_FALSE(combine.AddPerExpert(frame, GridAnswer({1, 2, 3, 4}, 2)).ok());
-  experts::v1::ExpertSums lying = GridAnswer({1, 2, 3, 4}, 2);
+  experts::v1::ExpertSums lying;
+  const int32_t values[] = {1, 2, 3, 4};
+  rpc::WritePayload(tensor::v1::WIRE_DTYPE_I32, 2, 2, values, lying.mutable_sums());
   lying.mutable_sums()->mutable_data()->resize(3);
-  EXPECT_FALSE(combine.AddGridSums(frame, lying).ok());
+  EXPECT_EQ(rpc::AnswerOf(lying, "a:1").status().code(), absl::StatusCode::kInternal);
 }
 
 }  // namespace

@@ -1,10 +1,12 @@
 #include "gpu_worker/experts/exchange.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "lib/base/log.h"
+#include "lib/rpc/spin_wait.h"
 
 namespace tandem::gpu_worker {
 namespace {
@@ -40,6 +42,8 @@ Exchange::Exchange(const RoutedLayer& layer, WorkerPool& workers, const Exchange
       deadline_(deadline),
       counters_(counters) {}
 
+Exchange::~Exchange() { StopPolling(); }
+
 void Exchange::Send(std::vector<Term> terms) {
   workers_.Update();
   SendTerms(std::move(terms));
@@ -69,35 +73,65 @@ void Exchange::SendTerms(std::vector<Term> terms) {
 
 void Exchange::SendFrame(Frame frame) {
   const uint64_t id = next_frame_id_++;
-  experts::v1::ExpertRows rows =
-      BuildRows(layer_, frame, workers_.table().epoch(), options_.model_digest, form_);
+  BuildCall(layer_, frame, workers_.table().epoch(), options_.model_digest, form_, &call_);
   const absl::Duration left = deadline_ - absl::Now();
   const absl::Duration timeout = std::min(left, std::max(left / 2, kAttemptMin));
   ++counters_.frames;
-  counters_.bytes_sent += rows.ByteSizeLong();
-  rpc::Transport& transport = workers_.TransportTo(frame.address);
+  counters_.bytes_sent += call_.call.payload_bytes();
+  const std::shared_ptr<rpc::Transport> transport = workers_.TransportTo(frame.address);
+  PollFrom(transport);
   in_flight_.emplace(id, std::move(frame));
-  transport.Call(std::move(rows), timeout,
-                 [inbox = inbox_, id](absl::StatusOr<experts::v1::ExpertSums> sums) {
-                   absl::MutexLock lock(&inbox->mutex);
-                   inbox->arrivals.push_back({id, std::move(sums)});
-                 });
+  transport->Call(call_.call, timeout, [inbox = inbox_, id](absl::StatusOr<rpc::Answer> answer) {
+    absl::MutexLock lock(&inbox->mutex);
+    inbox->arrivals.push_back({id, std::move(answer)});
+    inbox->any.store(true);
+  });
 }
 
-std::vector<Exchange::Arrival> Exchange::WaitForArrivals(absl::Duration wait_max) {
+void Exchange::PollFrom(const std::shared_ptr<rpc::Transport>& transport) {
+  std::shared_ptr<rpc::Transport>& polled = polled_[transport->address()];
+  if (polled == transport) return;
+  // Another one in its place: the worker left the table and came back.
+  if (polled != nullptr) polled->StopPolling();
+  polled = transport;
+  transport->StartPolling();
+}
+
+void Exchange::StopPolling() {
+  for (const auto& [address, transport] : polled_) transport->StopPolling();
+  polled_.clear();
+}
+
+// Whoever waits awake for a short time saves the wake-up, which costs more than the whole way
+// through shared memory. True when something has arrived.
+bool Exchange::SpinForArrivals() {
+  rpc::SpinWait wait(absl::ToInt64Nanoseconds(options_.spin_max));
+  do {
+    for (const auto& [address, transport] : polled_) transport->Poll();
+    if (inbox_->any.load()) return true;
+  } while (wait.Again());
+  return false;
+}
+
+std::deque<Exchange::Arrival> Exchange::WaitForArrivals(absl::Duration wait_max) {
   Inbox& inbox = *inbox_;
+  if (!SpinForArrivals()) StopPolling();
   absl::MutexLock lock(&inbox.mutex);
   const auto any = [&inbox]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(inbox.mutex) {
     return !inbox.arrivals.empty();
   };
-  inbox.mutex.AwaitWithTimeout(absl::Condition(&any), wait_max);
-  std::vector<Arrival> arrivals(std::make_move_iterator(inbox.arrivals.begin()),
-                                std::make_move_iterator(inbox.arrivals.end()));
-  inbox.arrivals.clear();
-  return arrivals;
+  if (!any()) inbox.mutex.AwaitWithTimeout(absl::Condition(&any), wait_max);
+  inbox.any.store(false);
+  return std::exchange(inbox.arrivals, {});
 }
 
 void Exchange::Finish(const OnSums& on_sums, const OnGivenUp& on_given_up) {
+  FinishAll(on_sums, on_given_up);
+  // Whoever says that it polls must: another exchange may wait for the same workers from now on.
+  StopPolling();
+}
+
+void Exchange::FinishAll(const OnSums& on_sums, const OnGivenUp& on_given_up) {
   while (!in_flight_.empty() || !waiting_.empty()) {
     const absl::Time now = absl::Now();
     if (now >= deadline_) return GiveUpAll(on_given_up);
@@ -119,10 +153,12 @@ void Exchange::Take(Arrival arrival, const OnSums& on_sums, const OnGivenUp& on_
   if (it == in_flight_.end()) return;  // abandoned before, and answered elsewhere
   const Frame frame = std::move(it->second);
   in_flight_.erase(it);
-  absl::Status status = arrival.sums.status();
+  absl::Status status = arrival.answer.status();
   if (status.ok()) {
-    counters_.bytes_received += arrival.sums->ByteSizeLong();
-    status = on_sums(frame, *arrival.sums);
+    counters_.bytes_received += arrival.answer->bytes();
+    counters_.compute_ns += arrival.answer->compute_ns;
+    ++(arrival.answer->over_shm ? counters_.answers_shm : counters_.answers_grpc);
+    status = on_sums(frame, *arrival.answer);
   }
   if (status.ok()) {
     workers_.Trust(frame.address);

@@ -4,6 +4,7 @@
 // transports' threads only fill the inbox.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -26,18 +27,23 @@ struct WireCounters {
   uint64_t frames_failed = 0;
   uint64_t bytes_sent = 0;
   uint64_t bytes_received = 0;
+  uint64_t answers_shm = 0;  // by transport
+  uint64_t answers_grpc = 0;
+  uint64_t compute_ns = 0;  // of the workers, over all answers
 };
 
 struct ExchangeOptions {
   std::string model_digest;
   // How long terms without a reachable worker are tried again, counted from the first failure.
   absl::Duration patience = absl::Seconds(5);
+  // How long Finish looks for answers itself before it sleeps.
+  absl::Duration spin_max = absl::Microseconds(50);
 };
 
 class Exchange {
  public:
   // Takes the answer to a frame; a status that is not OK counts as a failure of that worker.
-  using OnSums = std::function<absl::Status(const Frame&, const experts::v1::ExpertSums&)>;
+  using OnSums = std::function<absl::Status(const Frame&, const rpc::Answer&)>;
   // A term that stays unanswered, and why: UNAVAILABLE or DEADLINE_EXCEEDED naming layer, expert
   // and worker, or what a worker said.
   using OnGivenUp = std::function<void(const Term&, const absl::Status&)>;
@@ -45,6 +51,7 @@ class Exchange {
   // `layer` and `workers` must outlive this; the options are copied.
   Exchange(const RoutedLayer& layer, WorkerPool& workers, const ExchangeOptions& options,
            experts::v1::ReplyForm form, absl::Time deadline, WireCounters& counters);
+  ~Exchange();
 
   // Sends the frames of `terms` (ordered by row, rank). Returns at once.
   void Send(std::vector<Term> terms);
@@ -54,21 +61,26 @@ class Exchange {
  private:
   struct Arrival {
     uint64_t frame_id = 0;
-    absl::StatusOr<experts::v1::ExpertSums> sums;
+    absl::StatusOr<rpc::Answer> answer;
   };
   // Shared with the transports' callbacks, which may come after this object is gone.
   struct Inbox {
     absl::Mutex mutex;
     std::deque<Arrival> arrivals ABSL_GUARDED_BY(mutex);
+    std::atomic<bool> any{false};  // for looking without the mutex
   };
   struct Waiting {
     Term term;
     absl::Status why;
   };
 
+  void FinishAll(const OnSums& on_sums, const OnGivenUp& on_given_up);
   void SendFrame(Frame frame);
   void SendTerms(std::vector<Term> terms);
-  std::vector<Arrival> WaitForArrivals(absl::Duration wait_max);
+  std::deque<Arrival> WaitForArrivals(absl::Duration wait_max);
+  bool SpinForArrivals();
+  void PollFrom(const std::shared_ptr<rpc::Transport>& transport);
+  void StopPolling();
   void Take(Arrival arrival, const OnSums& on_sums, const OnGivenUp& on_given_up);
   void TakeFailure(const Frame& frame, const absl::Status& status, const OnGivenUp& on_given_up);
   void FollowTable(const OnGivenUp& on_given_up);
@@ -84,6 +96,9 @@ class Exchange {
   WireCounters& counters_;
   std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>();
   absl::flat_hash_map<uint64_t, Frame> in_flight_;
+  FrameCall call_;  // kept for its memory
+  // Transports this thread looks at itself, by address.
+  absl::flat_hash_map<std::string, std::shared_ptr<rpc::Transport>> polled_;
   uint64_t next_frame_id_ = 1;
   absl::flat_hash_map<uint32_t, absl::Status> last_failure_;  // by expert, naming the worker
   std::vector<Waiting> waiting_;  // terms with nobody to ask at the moment

@@ -90,8 +90,8 @@ void ExpertLink::Finish(std::span<float> routed, std::vector<absl::Status>* row_
   TANDEM_CHECK(exchange_.has_value());
   const bool grid = layer_->dtype == tensor::v1::WIRE_DTYPE_BF16;
   exchange_->Finish(
-      [&](const Frame& frame, const experts::v1::ExpertSums& sums) {
-        return grid ? combine_->AddGridSums(frame, sums) : combine_->AddPerExpert(frame, sums);
+      [&](const Frame& frame, const rpc::Answer& answer) {
+        return grid ? combine_->AddGridSums(frame, answer) : combine_->AddPerExpert(frame, answer);
       },
       [&](const Term& term, const absl::Status& why) { row_status_[term.row] = why; });
   if (grid) AskFlaggedRows(&row_status_);
@@ -113,11 +113,9 @@ void ExpertLink::AskFlaggedRows(std::vector<absl::Status>* row_status) {
   if (rows.empty()) return;
   Exchange again(*layer_, workers_, options_, REPLY_FORM_PER_EXPERT_F32, deadline_, counters_);
   again.Send(TermsOf(rows));
-  again.Finish(
-      [&](const Frame& frame, const experts::v1::ExpertSums& sums) {
-        return combine_->AddPerExpert(frame, sums);
-      },
-      [&](const Term& term, const absl::Status& why) { (*row_status)[term.row] = why; });
+  again.Finish([&](const Frame& frame,
+                   const rpc::Answer& answer) { return combine_->AddPerExpert(frame, answer); },
+               [&](const Term& term, const absl::Status& why) { (*row_status)[term.row] = why; });
 }
 
 }  // namespace tandem::gpu_worker

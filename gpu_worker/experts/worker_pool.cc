@@ -43,10 +43,10 @@ std::string WorkerPool::HolderOf(uint32_t layer, uint32_t expert) const {
   return it == last_holder_.end() ? "" : it->second;
 }
 
-rpc::Transport& WorkerPool::TransportTo(const std::string& address) {
-  std::unique_ptr<rpc::Transport>& transport = transports_[address];
+std::shared_ptr<rpc::Transport> WorkerPool::TransportTo(const std::string& address) {
+  std::shared_ptr<rpc::Transport>& transport = transports_[address];
   if (transport == nullptr) transport = options_.connect(address);
-  return *transport;
+  return transport;
 }
 
 void WorkerPool::Suspect(const std::string& address) {

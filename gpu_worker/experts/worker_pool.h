@@ -39,7 +39,8 @@ class WorkerPool {
   // last; empty when none ever did.
   std::string HolderOf(uint32_t layer, uint32_t expert) const;
 
-  rpc::Transport& TransportTo(const std::string& address);
+  // Shared, so that a worker that leaves the table while it is being asked does not take it along.
+  std::shared_ptr<rpc::Transport> TransportTo(const std::string& address);
 
   void Suspect(const std::string& address);
   void Trust(const std::string& address) { suspects_.erase(address); }
@@ -54,7 +55,7 @@ class WorkerPool {
   PlacementTable table_;
   // (layer, expert) -> address, for experts without a worker in the present table.
   absl::flat_hash_map<std::pair<uint32_t, uint32_t>, std::string> last_holder_;
-  absl::flat_hash_map<std::string, std::unique_ptr<rpc::Transport>> transports_;
+  absl::flat_hash_map<std::string, std::shared_ptr<rpc::Transport>> transports_;
   absl::flat_hash_map<std::string, absl::Time> suspects_;  // address -> suspect until
 };
 

@@ -39,6 +39,13 @@ EngineMetrics::EngineMetrics(telemetry::Metrics& m, int64_t kv_pages)
       frames_failed_(
           m.Counter("tandem_engine_expert_calls_failed_total",
                     "Calls to expert workers that failed and were tried elsewhere or given up.")),
+      answers_shm_(m.Counter("tandem_engine_expert_answers_total",
+                             "Answers of expert workers, by transport.", {{"transport", "shm"}})),
+      answers_grpc_(m.Counter("tandem_engine_expert_answers_total",
+                              "Answers of expert workers, by transport.", {{"transport", "grpc"}})),
+      expert_compute_seconds_(
+          m.Counter("tandem_engine_expert_compute_seconds_total",
+                    "Time expert workers say they computed, added over all answers.")),
       pages_used_(m.Gauge("tandem_engine_kv_pages_used", "KV pages that hold a sequence.")),
       sequences_(m.Gauge("tandem_engine_sequences", "Sequences that live.")) {
   m.Gauge("tandem_engine_kv_pages", "KV pages there are.").Set(static_cast<double>(kv_pages));
@@ -75,6 +82,9 @@ void EngineMetrics::ObserveWire(const WireCounters& now) {
   received_bytes_.Increment(static_cast<double>(now.bytes_received - seen_.bytes_received));
   frames_.Increment(static_cast<double>(now.frames - seen_.frames));
   frames_failed_.Increment(static_cast<double>(now.frames_failed - seen_.frames_failed));
+  answers_shm_.Increment(static_cast<double>(now.answers_shm - seen_.answers_shm));
+  answers_grpc_.Increment(static_cast<double>(now.answers_grpc - seen_.answers_grpc));
+  expert_compute_seconds_.Increment(static_cast<double>(now.compute_ns - seen_.compute_ns) * 1e-9);
   seen_ = now;
 }
 

@@ -26,6 +26,7 @@ class EngineMetrics {
   prometheus::Counter &steps_, &steps_refused_, &slices_failed_;
   prometheus::Counter &prefill_rows_, &decode_rows_, &tokens_;
   prometheus::Counter &sent_bytes_, &received_bytes_, &frames_, &frames_failed_;
+  prometheus::Counter &answers_shm_, &answers_grpc_, &expert_compute_seconds_;
   prometheus::Gauge &pages_used_, &sequences_;
   WireCounters seen_;
 };

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -15,6 +16,7 @@
 #include "gpu_worker/server/engine_runner.h"
 #include "gpu_worker/server/engine_service.h"
 #include "gpu_worker/server/options.h"
+#include "lib/base/check.h"
 #include "lib/base/log.h"
 #include "lib/base/program.h"
 #include "lib/base/status_macros.h"
@@ -136,7 +138,11 @@ void Drain(rpc::MemberAgent& agent, rpc::GrpcServer& server, EngineService& serv
 }
 
 // `agent` holds null until the worker has registered.
-WorkerPoolOptions PoolOptions(const std::atomic<rpc::MemberAgent*>& agent) {
+WorkerPoolOptions PoolOptions(const std::atomic<rpc::MemberAgent*>& agent,
+                              const WorkerOptions& options) {
+  const std::optional<rpc::TransportChoice> choice =
+      rpc::ParseTransportChoice(options.expert_transport);
+  TANDEM_CHECK(choice.has_value());  // the command line lets nothing else in
   return {[&agent]() -> std::shared_ptr<const membership::v1::Placement> {
             const rpc::MemberAgent* there = agent;
             return there == nullptr ? nullptr : there->placement();
@@ -145,7 +151,7 @@ WorkerPoolOptions PoolOptions(const std::atomic<rpc::MemberAgent*>& agent) {
             rpc::MemberAgent* there = agent;
             return there != nullptr && there->RefreshPlacement(epoch_seen, wait_max);
           },
-          rpc::MakeGrpcTransport};
+          [choice](const std::string& address) { return rpc::MakeTransport(address, *choice); }};
 }
 
 absl::StatusOr<ModelWeights> OpenModel(const WorkerOptions& options) {
@@ -183,7 +189,7 @@ absl::Status Run(const WorkerOptions& options) {
   // known.
   std::unique_ptr<rpc::MemberAgent> agent;
   std::atomic<rpc::MemberAgent*> membership = nullptr;
-  WorkerPool workers(PoolOptions(membership));
+  WorkerPool workers(PoolOptions(membership, options));
   ExpertLink experts(workers, {weights.digest, absl::Seconds(options.expert_patience_seconds)});
   Engine engine(weights.config, *backend, &experts);
   EngineMetrics engine_metrics(metrics, backend->info().kv_pages);
@@ -208,6 +214,7 @@ absl::Status Run(const WorkerOptions& options) {
                                        {"backend", backend->info().name},
                                        {"attention", options.attention},
                                        {"precision", options.precision},
+                                       {"expert_transport", options.expert_transport},
                                        {"kv_pages", backend->info().kv_pages},
                                        {"threads", backend_options.threads},
                                        {"version", base::VersionString()}});

@@ -68,6 +68,11 @@ void AddWorkerOptions(CLI::App& app, WorkerOptions* o) {
   app.add_option("--threads", o->threads, "Threads of the host backend; 0: one per core")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024));
+  app.add_option("--expert-transport", o->expert_transport,
+                 "How expert workers are asked: auto (shared memory on the same host, gRPC "
+                 "elsewhere), grpc or shm")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "grpc", "shm"}));
   app.add_option(
          "--expert-patience-seconds", o->expert_patience_seconds,
          "How long an expert without a reachable worker is tried again before its sequences fail")

@@ -24,6 +24,7 @@ struct WorkerOptions {
   std::string linear = "native";
   std::string precision = "bf16";
   std::string routing = "assume";
+  std::string expert_transport = "auto";
   int64_t kv_tokens = 0;
   int64_t rows_max = 512;
   int threads = 0;

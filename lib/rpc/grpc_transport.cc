@@ -1,7 +1,6 @@
 // The gRPC implementation of Transport: calls share one stream and are told apart by call_id; a
 // timer thread ends those that take too long.
 #include <atomic>
-#include <map>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -10,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "lib/rpc/bidi_stream.h"
 #include "lib/rpc/channel.h"
+#include "lib/rpc/pending_calls.h"
 #include "lib/rpc/transport.h"
 #include "proto/experts.grpc.pb.h"
 
@@ -34,8 +34,9 @@ class Link : public std::enable_shared_from_this<Link> {
 
   const std::string& address() const { return address_; }
 
-  void Call(ExpertRows rows, absl::Duration timeout, Transport::Done done) {
+  void Call(const OutgoingCall& call, absl::Duration timeout, Transport::Done done) {
     if (timeout <= absl::ZeroDuration()) return done(TimedOut(timeout));
+    ExpertRows rows = ToMessage(call);
     rows.set_deadline_ms(
         static_cast<uint64_t>(std::max<int64_t>(1, absl::ToInt64Milliseconds(timeout))));
     absl::Status refused;
@@ -50,33 +51,30 @@ class Link : public std::enable_shared_from_this<Link> {
   void WatchDeadlines() {
     mutex_.Lock();
     while (!closed_) {
-      std::vector<Pending> late = TakeLate(absl::Now());
+      std::vector<PendingCall> late = pending_.TakeLate(absl::Now());
       if (!late.empty()) {
         mutex_.Unlock();
-        for (Pending& call : late) call.done(TimedOut(call.timeout));
+        for (PendingCall& call : late) call.done(TimedOut(call.timeout));
         mutex_.Lock();
         continue;
       }
-      // Calls mostly have the same timeout, so a new one is rarely due before the one waited for,
-      // and the thread sleeps on.
-      alarm_.WaitWithDeadline(&mutex_, wake_at_);
+      alarm_.WaitWithDeadline(&mutex_, pending_.wake_at());
     }
     mutex_.Unlock();
   }
 
   void Close() {
-    std::vector<Pending> left;
+    std::vector<PendingCall> left;
     std::shared_ptr<Stream> stream;
     {
       absl::MutexLock lock(&mutex_);
       closed_ = true;
-      for (auto& [id, call] : pending_) left.push_back(std::move(call));
-      pending_.clear();
+      left = pending_.TakeAll();
       stream = stream_;
       alarm_.SignalAll();
     }
     if (stream != nullptr) stream->Cancel();
-    for (Pending& call : left) {
+    for (PendingCall& call : left) {
       call.done(
           absl::CancelledError(absl::StrCat("the connection to ", address_, " was closed here")));
     }
@@ -87,13 +85,6 @@ class Link : public std::enable_shared_from_this<Link> {
   }
 
  private:
-  struct Pending {
-    Transport::Done done;
-    absl::Time due;
-    absl::Duration timeout;
-    uint64_t stream_serial;
-  };
-
   absl::Status TimedOut(absl::Duration timeout) const {
     return absl::DeadlineExceededError(
         absl::StrCat("no answer from ", address_, " within ", absl::FormatDuration(timeout)));
@@ -116,11 +107,7 @@ class Link : public std::enable_shared_from_this<Link> {
     if (outcome == Stream::WriteOutcome::kEnded) return Gone(absl::UnknownError("stream ended"));
     const absl::Time due = absl::Now() + timeout;
     // An answer cannot overtake this line: its reaction needs the mutex held here.
-    pending_.emplace(call_id, Pending{std::move(*done), due, timeout, stream_serial_});
-    if (due < wake_at_) {
-      wake_at_ = due;
-      alarm_.Signal();
-    }
+    if (pending_.Add(call_id, {std::move(*done), due, timeout, stream_serial_})) alarm_.Signal();
     return absl::OkStatus();
   }
 
@@ -146,20 +133,12 @@ class Link : public std::enable_shared_from_this<Link> {
   }
 
   void OnAnswer(ExpertSums sums) {
-    Transport::Done done;
+    std::optional<PendingCall> call;
     {
       absl::MutexLock lock(&mutex_);
-      auto found = pending_.find(sums.call_id());
-      if (found == pending_.end()) return;  // late, or never asked for
-      done = std::move(found->second.done);
-      pending_.erase(found);
+      call = pending_.Take(sums.call_id());
     }
-    const absl::Status status = StatusFromWire(sums.status_code(), sums.status_message());
-    if (status.ok()) {
-      done(std::move(sums));
-    } else {
-      done(absl::Status(status.code(), absl::StrCat(address_, ": ", status.message())));
-    }
+    if (call.has_value()) call->done(AnswerOf(std::move(sums), address_));
   }
 
   absl::Status Gone(const absl::Status& why) const {
@@ -168,37 +147,14 @@ class Link : public std::enable_shared_from_this<Link> {
   }
 
   void OnStreamEnd(uint64_t serial, const absl::Status& why) {
-    std::vector<Pending> lost;
+    std::vector<PendingCall> lost;
     {
       absl::MutexLock lock(&mutex_);
       --streams_open_;
       if (serial == stream_serial_) stream_ = nullptr;
-      for (auto it = pending_.begin(); it != pending_.end();) {
-        if (it->second.stream_serial == serial) {
-          lost.push_back(std::move(it->second));
-          it = pending_.erase(it);
-        } else {
-          ++it;
-        }
-      }
+      lost = pending_.TakeOf(serial);
     }
-    for (Pending& call : lost) call.done(Gone(why));
-  }
-
-  // Removes calls due at `now` and sets when to look again.
-  std::vector<Pending> TakeLate(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    std::vector<Pending> late;
-    wake_at_ = absl::InfiniteFuture();
-    for (auto it = pending_.begin(); it != pending_.end();) {
-      if (it->second.due <= now) {
-        late.push_back(std::move(it->second));
-        it = pending_.erase(it);
-      } else {
-        wake_at_ = std::min(wake_at_, it->second.due);
-        ++it;
-      }
-    }
-    return late;
+    for (PendingCall& call : lost) call.done(Gone(why));
   }
 
   bool NoStreamOpen() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return streams_open_ == 0; }
@@ -210,9 +166,8 @@ class Link : public std::enable_shared_from_this<Link> {
   std::shared_ptr<Stream> stream_ ABSL_GUARDED_BY(mutex_);
   uint64_t stream_serial_ ABSL_GUARDED_BY(mutex_) = 0;
   int streams_open_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::map<uint64_t, Pending> pending_ ABSL_GUARDED_BY(mutex_);
+  PendingCalls pending_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_call_id_ ABSL_GUARDED_BY(mutex_) = 1;
-  absl::Time wake_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
@@ -227,8 +182,8 @@ class GrpcTransport final : public Transport {
     timer_.join();
   }
 
-  void Call(ExpertRows rows, absl::Duration timeout, Done done) override {
-    link_->Call(std::move(rows), timeout, std::move(done));
+  void Call(const OutgoingCall& call, absl::Duration timeout, Done done) override {
+    link_->Call(call, timeout, std::move(done));
   }
 
   const std::string& address() const override { return link_->address(); }

@@ -64,14 +64,16 @@ class InProcessWorker : public rpc::Transport {
   InProcessWorker(InProcessCluster& cluster, std::string address)
       : cluster_(cluster), address_(std::move(address)) {}
 
-  void Call(ExpertRows rows, absl::Duration timeout, Done done) override {
+  void Call(const rpc::OutgoingCall& call, absl::Duration timeout, Done done) override {
+    const ExpertRows rows = rpc::ToMessage(call);
     cluster_.calls.push_back(rows);
     if (cluster_.fault) {
       if (absl::Status status = cluster_.fault(address_, rows); !status.ok()) return done(status);
     }
     absl::StatusOr<ExpertSums> sums = ComputeExperts(cluster_.weights_, rows);
     if (sums.ok() && cluster_.tamper) cluster_.tamper(rows, &*sums);
-    done(std::move(sums));
+    if (!sums.ok()) return done(sums.status());
+    done(rpc::AnswerOf(*std::move(sums), address_));
   }
   const std::string& address() const override { return address_; }
 

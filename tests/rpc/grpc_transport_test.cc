@@ -5,10 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstring>
 #include <future>
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -23,7 +25,7 @@ namespace {
 using experts::v1::ExpertRows;
 using experts::v1::ExpertSums;
 using testing::HasSubstr;
-using Result = absl::StatusOr<ExpertSums>;
+using Result = absl::StatusOr<Answer>;
 
 // What the server does with a call is written in its layer: 0 echo, 1 refuse, 2 keep silent, 3
 // answer twice, 4 answer to a call never made first, 5 end the stream, 6 answer after 200 ms.
@@ -84,20 +86,25 @@ ExpertRows Rows(uint32_t layer, uint32_t value = 0) {
   return rows;
 }
 
-uint32_t FirstValue(const ExpertSums& sums) {
-  const PayloadView view = ReadPayload(sums.sums()).value();
+uint32_t FirstValue(const Answer& answer) {
   uint32_t value = 0;
-  memcpy(&value, view.data, sizeof value);
+  memcpy(&value, answer.sums.data, sizeof value);
   return value;
 }
 
+void Call(Transport& transport, const ExpertRows& rows, absl::Duration timeout,
+          Transport::Done done) {
+  std::vector<const std::byte*> pointers;
+  transport.Call(OutgoingOf(rows, &pointers).value(), timeout, std::move(done));
+}
+
 // Waits for one call; fails the test when `done` does not come in time.
-Result CallAndWait(Transport& transport, ExpertRows rows,
+Result CallAndWait(Transport& transport, const ExpertRows& rows,
                    absl::Duration timeout = absl::Seconds(10)) {
   auto promise = std::make_shared<std::promise<Result>>();
   std::future<Result> future = promise->get_future();
-  transport.Call(std::move(rows), timeout,
-                 [promise](Result result) { promise->set_value(std::move(result)); });
+  Call(transport, rows, timeout,
+       [promise](Result result) { promise->set_value(std::move(result)); });
   if (future.wait_for(absl::ToChronoSeconds(timeout + absl::Seconds(5))) !=
       std::future_status::ready) {
     ADD_FAILURE() << "done was never called";
@@ -124,7 +131,7 @@ TEST(GrpcTransportTest, AnswersAreMatchedByCallId) {
   std::promise<void> all;
   constexpr int kCalls = 200;
   for (uint32_t i = 0; i < kCalls; ++i) {
-    transport->Call(Rows(0, i * 10), absl::Seconds(20), [&, i](Result result) {
+    Call(*transport, Rows(0, i * 10), absl::Seconds(20), [&, i](Result result) {
       ASSERT_TRUE(result.ok()) << result.status();
       std::lock_guard lock(mutex);
       got[i] = FirstValue(*result);
@@ -142,10 +149,13 @@ TEST(GrpcTransportTest, LargeFramesPass) {
   ExpertRows rows = Rows(0);
   const std::string payload(size_t{512} * 7168 * 4,
                             'x');  // a prefill chunk of the largest model, int32
+  rows.mutable_x()->set_rows(512);
+  rows.mutable_x()->set_cols(7168);
   rows.mutable_x()->set_data(payload);
   const Result result = CallAndWait(*transport, rows, absl::Seconds(30));
   ASSERT_TRUE(result.ok()) << result.status();
-  EXPECT_EQ(result->sums().data(), payload);
+  ASSERT_EQ(uint64_t{result->sums.rows} * result->sums.cols * 4, payload.size());
+  EXPECT_EQ(std::memcmp(result->sums.data, payload.data(), payload.size()), 0);
 }
 
 TEST(GrpcTransportTest, RefusalBecomesAStatusWithTheAddress) {
@@ -196,8 +206,8 @@ TEST(GrpcTransportTest, StreamEndFailsAllPendingCallsAndTheNextOpensANewOne) {
   for (int i = 0; i < 5; ++i) {
     auto promise = std::make_shared<std::promise<Result>>();
     silent.push_back(promise->get_future());
-    transport->Call(Rows(2), absl::Seconds(30),
-                    [promise](Result r) { promise->set_value(std::move(r)); });
+    Call(*transport, Rows(2), absl::Seconds(30),
+         [promise](Result r) { promise->set_value(std::move(r)); });
   }
   const Result ended = CallAndWait(*transport, Rows(5));
   EXPECT_EQ(ended.status().code(), absl::StatusCode::kUnavailable);
@@ -249,7 +259,7 @@ TEST(GrpcTransportTest, DestructionCancelsPendingCallsOnce) {
     auto transport = MakeGrpcTransport(peer.server->address());
     ASSERT_TRUE(CallAndWait(*transport, Rows(0)).ok());
     for (int i = 0; i < 10; ++i) {
-      transport->Call(Rows(2), absl::Seconds(30), [&](Result result) {
+      Call(*transport, Rows(2), absl::Seconds(30), [&](Result result) {
         ++(result.status().code() == absl::StatusCode::kCancelled ? cancelled : other);
       });
     }
@@ -272,7 +282,7 @@ TEST(GrpcTransportTest, EveryCallEndsExactlyOnceWhateverHappens) {
           // answer's 200 ms.
           const uint32_t layer = (i * 7 + t) % 50 < 6 ? (i * 7 + t) % 50 : 0;
           ++started;
-          transport->Call(Rows(layer), absl::Milliseconds(1 + i % 250), [&](Result) { ++ended; });
+          Call(*transport, Rows(layer), absl::Milliseconds(1 + i % 250), [&](Result) { ++ended; });
           if (i % 16 == 0) absl::SleepFor(absl::Milliseconds(2));
         }
       });

@@ -54,6 +54,8 @@ void AddUpOptions(CLI::App& app, UpOptions* o) {
   AddText(app, "--routing", &o->routing, "Workers: how old GGUF files are read, assume or as-file");
   AddText(app, "--kv-tokens", &o->kv_tokens, "GPU worker: tokens the KV cache holds");
   AddText(app, "--rows-max", &o->rows_max, "GPU worker: rows of one step");
+  AddText(app, "--expert-transport", &o->expert_transport,
+          "GPU worker: auto, grpc or shm; auto means shared memory here");
   AddText(app, "--replicas", &o->replicas, "Coordinator: CPU workers that hold each expert");
   AddText(app, "--replace-after-seconds", &o->replace_after_seconds, "Coordinator: see there");
   AddText(app, "--prefill-chunk", &o->prefill_chunk, "Coordinator: prompt tokens per step");
@@ -101,6 +103,7 @@ std::vector<std::string> GpuWorkerArgs(const UpOptions& o, const std::string& co
   Pass("--routing", o.routing, &args);
   Pass("--kv-tokens", o.kv_tokens, &args);
   Pass("--rows-max", o.rows_max, &args);
+  Pass("--expert-transport", o.expert_transport, &args);
   return args;
 }
 
