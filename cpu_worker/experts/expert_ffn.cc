@@ -45,8 +45,8 @@ int64_t WholeTiles(int64_t rows) { return CeilDiv(rows, kernels::kTileRows) * ke
 
 // Outputs of `panels` panels for whole tiles of rows.
 float* Outputs(AlignedBuffer* buffer, int64_t rows, int64_t panels) {
-  return reinterpret_cast<float*>(
-      buffer->Reserve(WholeTiles(rows) * panels * kPanelRows * static_cast<int64_t>(sizeof(float))));
+  return reinterpret_cast<float*>(buffer->Reserve(WholeTiles(rows) * panels * kPanelRows *
+                                                  static_cast<int64_t>(sizeof(float))));
 }
 
 // One row of a call as f32.
@@ -59,9 +59,10 @@ void WidenRow(const kernels::KernelTable& table, DType dtype, const std::byte* x
   }
 }
 
-// Gives one pair's outputs [begin, begin + n) to its row.
+// Gives one pair's outputs [begin, begin + n) to its row; `sums` are those of the row from `begin`,
+// its own or a node's.
 void Deliver(const kernels::KernelTable& table, const FfnBatch& batch, const FfnPair& pair,
-             int64_t begin, int64_t n, const float* y) {
+             int64_t begin, int64_t n, const float* y, int32_t* sums) {
   if (batch.reply == ReplyForm::kPerExpertF32) {
     for (int64_t k = 0; k < n; ++k) pair.out[begin + k] = y[k] * pair.weight;
     return;
@@ -72,7 +73,7 @@ void Deliver(const kernels::KernelTable& table, const FfnBatch& batch, const Ffn
                                       .weight = pair.weight,
                                       .inverse_step = kernels::GridStep(-row.grid_exponent),
                                       .limit = static_cast<float>(batch.grid_limit),
-                                      .sums = row.sums + begin});
+                                      .sums = sums});
   // Parts of one row are computed on several threads.
   if (!inside) std::atomic_ref<uint8_t>(*row.flag).store(1, std::memory_order_relaxed);
 }
@@ -127,10 +128,17 @@ struct ExpertFfn::Group {
   int64_t first_item = 0;       // of the loop over all groups' gate and up panels
 
   int64_t rows() const { return static_cast<int64_t>(pairs.size()); }
+  int node() const { return weights->node; }
 };
 
 struct ExpertFfn::Pass {
-  std::vector<Group> groups;
+  std::vector<Group> groups;          // in order of memory node
+  std::vector<size_t> group_bounds;   // [nodes + 1]: groups of node n begin at group_bounds[n]
+  std::vector<int64_t> item_bounds;   // [nodes + 1]: likewise the items of gate and up
+  std::vector<int64_t> range_bounds;  // [nodes + 1]: likewise the items of down
+  // Sums of the nodes but the first that has groups, [nodes][rows][hidden]: threads of two nodes
+  // would otherwise add to the same numbers. Integers, so adding them up later changes nothing.
+  std::vector<int32_t> node_sums;
   int64_t pairs = 0, items = 0;
   int64_t hidden = 0, inter = 0;
   ActivationRows::Wanted x_wanted, h_wanted;
@@ -142,6 +150,13 @@ struct ExpertFfn::Pass {
         groups.begin(), groups.end(), item,
         [](int64_t value, const Group& group) { return value < group.first_item; });
     return *(after - 1);
+  }
+  int nodes() const { return static_cast<int>(group_bounds.size()) - 1; }
+  bool HasGroups(int node) const { return group_bounds[node] < group_bounds[node + 1]; }
+  int FirstNode() const {
+    int node = 0;
+    while (!HasGroups(node)) ++node;
+    return node;
   }
 };
 
@@ -190,13 +205,29 @@ void ExpertFfn::Run(const FfnBatch& batch, const WeightsOf& weights_of) {
     for (const ExpertGroup& group : part) {
       Group& added = pass.groups.emplace_back();
       added.weights = weights_of(group.expert);
-      added.first = pass.pairs;
       for (int64_t pair : group.pairs) added.pairs.push_back(&batch.pairs[pair]);
-      pass.pairs += added.rows();
     }
+    OrderByNode(&pass);
     PreparePass(batch, &pass);
     GateAndUp(batch, &pass);
     Down(batch, &pass);
+  }
+}
+
+void ExpertFfn::OrderByNode(Pass* pass) const {
+  std::stable_sort(pass->groups.begin(), pass->groups.end(),
+                   [](const Group& a, const Group& b) { return a.node() < b.node(); });
+  TANDEM_CHECK_GE(pass->groups.front().node(), 0);
+  TANDEM_CHECK_LT(pass->groups.back().node(), pool_->nodes());
+  pass->group_bounds.assign(1, 0);
+  for (int node = 0; node < pool_->nodes(); ++node) {
+    size_t end = pass->group_bounds.back();
+    while (end < pass->groups.size() && pass->groups[end].node() == node) ++end;
+    pass->group_bounds.push_back(end);
+  }
+  for (Group& group : pass->groups) {
+    group.first = pass->pairs;
+    pass->pairs += group.rows();
   }
 }
 
@@ -241,6 +272,11 @@ void ExpertFfn::PreparePass(const FfnBatch& batch, Pass* pass) {
     group.first_item = pass->items;
     pass->items += CeilDiv(w.gate.layout.panels(), group.panels);
   }
+  pass->item_bounds.clear();
+  for (size_t first : pass->group_bounds) {
+    pass->item_bounds.push_back(first < pass->groups.size() ? pass->groups[first].first_item
+                                                            : pass->items);
+  }
   std::byte* tiles = pass->tiles.Allocate();
   for (size_t g = 0; g < pass->groups.size(); ++g) {
     Group& group = pass->groups[g];
@@ -280,7 +316,7 @@ void ExpertFfn::PreparePass(const FfnBatch& batch, Pass* pass) {
 void ExpertFfn::GateAndUp(const FfnBatch& batch, Pass* pass) {
   const int64_t quant_bytes = kernels::QuantTileBytes(pass->inter);
   const int64_t bf16_bytes = kernels::Bf16TileBytes(pass->inter);
-  pool_->ParallelFor(pass->items, 1, [&](int64_t begin, int64_t end) {
+  pool_->ParallelForNodes(pass->item_bounds, 1, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       const Group& group = pass->GroupOfItem(item);
       const PackedExpert& w = *group.weights;
@@ -315,26 +351,63 @@ void ExpertFfn::GateAndUp(const FfnBatch& batch, Pass* pass) {
   });
 }
 
-// One range of the hidden row at a time, all experts in it: no two threads touch the same sums.
+// One range of the hidden row at a time, all experts of a node in it: no two threads touch the same
+// sums.
 void ExpertFfn::Down(const FfnBatch& batch, Pass* pass) {
   int64_t panels_each = kRowPanels;
   for (const Group& group : pass->groups) {
     if (group.h_need.quant || group.h_need.bf16) panels_each = kTilePanels;
   }
   const int64_t all_panels = pass->groups.front().weights->down.layout.panels();
-  pool_->ParallelFor(CeilDiv(all_panels, panels_each), 1, [&](int64_t begin, int64_t end) {
+  const int64_t ranges = CeilDiv(all_panels, panels_each);
+  pass->range_bounds.assign(1, 0);
+  for (int node = 0; node < pass->nodes(); ++node) {
+    pass->range_bounds.push_back(pass->range_bounds.back() + (pass->HasGroups(node) ? ranges : 0));
+  }
+  const int first_node = pass->FirstNode();
+  const int64_t rows = static_cast<int64_t>(batch.rows.size());
+  const bool sums_apart = batch.reply == ReplyForm::kGridSum && pass->range_bounds.back() > ranges;
+  if (sums_apart) Grown(&pass->node_sums, pass->nodes() * rows * pass->hidden);
+  const auto sums_of = [&](int node, int64_t row, int64_t col) {
+    if (batch.reply != ReplyForm::kGridSum) return static_cast<int32_t*>(nullptr);
+    if (node == first_node) return batch.rows[row].sums + col;
+    return pass->node_sums.data() + (node * rows + row) * pass->hidden + col;
+  };
+  pool_->ParallelForNodes(pass->range_bounds, 1, [&](int64_t begin, int64_t end) {
+    int node = 0;
+    while (pass->range_bounds[node + 1] <= begin) ++node;  // a call never spans two nodes' items
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t first = item * panels_each;
+      const int64_t first = (item - pass->range_bounds[node]) * panels_each;
       const int64_t panels = std::min(panels_each, all_panels - first);
       const int64_t stride = panels * kPanelRows;
-      const int64_t outs = std::min(stride, pass->hidden - first * kPanelRows);
-      for (const Group& group : pass->groups) {
+      const int64_t col = first * kPanelRows;
+      const int64_t outs = std::min(stride, pass->hidden - col);
+      for (int64_t r = 0; sums_apart && node != first_node && r < rows; ++r) {
+        std::fill_n(sums_of(node, r, col), outs, 0);
+      }
+      for (size_t g = pass->group_bounds[node]; g < pass->group_bounds[node + 1]; ++g) {
+        const Group& group = pass->groups[g];
         float* y = Outputs(&Buffers().gate, group.rows(), panels);
         MultiplyPanels(table_, group.weights->down, first, panels, group.h, batch.activation, y,
                        stride);
         for (int64_t r = 0; r < group.rows(); ++r) {
-          Deliver(table_, batch, *group.pairs[r], first * kPanelRows, outs, y + r * stride);
+          const FfnPair& pair = *group.pairs[r];
+          Deliver(table_, batch, pair, col, outs, y + r * stride, sums_of(node, pair.row, col));
         }
+      }
+    }
+  });
+  if (sums_apart) AddNodeSums(batch, pass);
+}
+
+void ExpertFfn::AddNodeSums(const FfnBatch& batch, Pass* pass) {
+  const int64_t rows = static_cast<int64_t>(batch.rows.size());
+  pool_->ParallelFor(rows, 1, [&](int64_t begin, int64_t end) {
+    for (int node = pass->FirstNode() + 1; node < pass->nodes(); ++node) {
+      if (!pass->HasGroups(node)) continue;
+      for (int64_t r = begin; r < end; ++r) {
+        const int32_t* from = pass->node_sums.data() + (node * rows + r) * pass->hidden;
+        for (int64_t k = 0; k < pass->hidden; ++k) batch.rows[r].sums[k] += from[k];
       }
     }
   });

@@ -44,8 +44,10 @@ struct FfnBatch {
 };
 
 // Computes `batch` with the weights `weights_of(expert)` (never null for an expert in the batch) of
-// one layer; all experts have the same hidden and intermediate sizes. `pool` may be shared; calls
-// on one ExpertFfn may not overlap, since it keeps its buffers.
+// one layer; all experts have the same hidden and intermediate sizes. Weights are read by threads
+// of the memory node they lie on, so PackedExpert::node is below the pool's number of nodes
+// (CHECKed). `pool` may be shared; calls on one ExpertFfn may not overlap, since it keeps its
+// buffers.
 class ExpertFfn {
  public:
   ExpertFfn(const kernels::KernelTable& table, base::ThreadPool* pool);
@@ -59,9 +61,11 @@ class ExpertFfn {
   struct Pass;
 
   void StoreRows(const FfnBatch& batch);
+  void OrderByNode(Pass* pass) const;
   void PreparePass(const FfnBatch& batch, Pass* pass);
   void GateAndUp(const FfnBatch& batch, Pass* pass);
   void Down(const FfnBatch& batch, Pass* pass);
+  void AddNodeSums(const FfnBatch& batch, Pass* pass);
 
   const kernels::KernelTable& table_;
   base::ThreadPool* pool_;

@@ -65,11 +65,10 @@ struct Answer {
 };
 
 // Runs rows [begin, end) of the call, only the experts `keep` accepts.
-Answer RunCall(const kernels::KernelTable& table, int threads, const Call& call,
-               const std::vector<TestExpert>& experts, ActivationForm activation, ReplyForm reply,
-               int64_t begin, int64_t end, const std::function<bool(uint32_t)>& keep) {
-  base::ThreadPool pool(threads);
-  ExpertFfn ffn(table, &pool);
+Answer RunOn(base::ThreadPool* pool, const kernels::KernelTable& table, const Call& call,
+             const std::vector<TestExpert>& experts, ActivationForm activation, ReplyForm reply,
+             int64_t begin, int64_t end, const std::function<bool(uint32_t)>& keep) {
+  ExpertFfn ffn(table, pool);
   Answer answer;
   const int64_t rows = end - begin;
   answer.sums.assign(rows * call.hidden, 0);
@@ -96,6 +95,21 @@ Answer RunCall(const kernels::KernelTable& table, int threads, const Call& call,
   }
   ffn.Run(batch, [&](uint32_t expert) { return &experts[expert].packed; });
   return answer;
+}
+
+Answer RunCall(const kernels::KernelTable& table, int threads, const Call& call,
+               const std::vector<TestExpert>& experts, ActivationForm activation, ReplyForm reply,
+               int64_t begin, int64_t end, const std::function<bool(uint32_t)>& keep) {
+  base::ThreadPool pool(threads);
+  return RunOn(&pool, table, call, experts, activation, reply, begin, end, keep);
+}
+
+// All of it on a pool of three nodes with four threads.
+Answer RunOnNodes(const kernels::KernelTable& table, const Call& call,
+                  const std::vector<TestExpert>& experts, ReplyForm reply) {
+  base::ThreadPool pool(std::vector<base::ThreadPlace>{{{}, 0}, {{}, 1}, {{}, 1}, {{}, 2}});
+  return RunOn(&pool, table, call, experts, ActivationForm::kNative, reply, 0,
+               static_cast<int64_t>(call.exponents.size()), [](uint32_t) { return true; });
 }
 
 Answer RunAll(const kernels::KernelTable& table, int threads, const Call& call,
@@ -264,6 +278,33 @@ TEST(ExpertFfn, GroupingAndPlacementDoNotChangeTheSums) {
         }
       }
       ASSERT_EQ(sums, want.sums) << NameOf(type) << " rows " << rows;
+    }
+  }
+}
+
+// Experts on one, two and three memory nodes, in every reply form: nothing changes.
+TEST(ExpertFfn, MemoryNodesDoNotChangeTheSums) {
+  std::mt19937_64 random(5);
+  const kernels::KernelTable& table = kernels::ActiveTable();
+  for (const DType type : {DType::kQ4_K, DType::kBF16}) {
+    std::vector<TestExpert> experts;
+    for (int e = 0; e < 6; ++e) {
+      experts.push_back(MakeTestExpert(type, type, type, 256, 256, random));
+    }
+    const Call call = MakeCall(12, 256, 6, 4, random);
+    for (const ReplyForm reply : {ReplyForm::kGridSum, ReplyForm::kPerExpertF32}) {
+      for (TestExpert& expert : experts) expert.packed.node = 0;
+      const Answer want = RunAll(table, 2, call, experts, ActivationForm::kNative, reply);
+      for (const std::vector<int>& nodes :
+           {std::vector<int>{0, 1, 2, 0, 1, 2}, {2, 2, 1, 1, 1, 2}, {1, 1, 1, 1, 1, 1}}) {
+        for (size_t e = 0; e < nodes.size(); ++e) experts[e].packed.node = nodes[e];
+        for (int repeat = 0; repeat < 5; ++repeat) {
+          const Answer got = RunOnNodes(table, call, experts, reply);
+          EXPECT_EQ(got.sums, want.sums);
+          EXPECT_EQ(got.flags, want.flags);
+          EXPECT_EQ(got.apart, want.apart);
+        }
+      }
     }
   }
 }
