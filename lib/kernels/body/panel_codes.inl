@@ -159,6 +159,16 @@ TANDEM_LANE I32x16 SumStart(const QuantRow& x, int64_t block, int g) {
   return SetI(-kForm.zero * (kForm.groups == 2 ? sums[g] : sums[0] + sums[1]));
 }
 
+// How far ahead of its reads a kernel asks for memory. The processor's own prefetchers stop at each
+// 4 KiB; a few lines of lead carry the stream across (docs/benchmarks.md has the measurement).
+constexpr int64_t kPrefetchBytes = 1024;
+
+template <int kLines>
+TANDEM_LANE void PrefetchLines(const std::byte* p) {
+  TANDEM_UNROLL
+  for (int l = 0; l < kLines; ++l) __builtin_prefetch(p + l * kLineBytes);
+}
+
 // One panel times kRows rows of x.
 template <DType kType, int kRows>
 static void PanelTile(const PanelArgs& a, const QuantRow* const* x, float* y) {
@@ -172,7 +182,9 @@ static void PanelTile(const PanelArgs& a, const QuantRow* const* x, float* y) {
   for (const std::byte* head = a.panel; head < end; head += kForm.group_bytes()) {
     const GroupScales group = LoadGroupScales<kType>(head);
     const std::byte* block = head + kForm.head_bytes();
+    PrefetchLines<kForm.head_bytes() / kLineBytes>(head + kPrefetchBytes);
     for (int64_t b = 0; b < kForm.group_blocks(); ++b, ++at, block += kForm.block_bytes()) {
+      PrefetchLines<kForm.block_lines()>(block + kPrefetchBytes);
       const BlockScales s = LoadBlockScales<kType>(head, group, b);
       const int8_t* codes[kRows];
       I32x16 sums[kRows];

@@ -43,6 +43,7 @@ TANDEM_LANE void AddChunk(const std::byte* chunk, const float* const* x, int64_t
   F32x16 even[kRows], odd[kRows];
   TANDEM_UNROLL
   for (int r = 0; r < kRows; ++r) even[r] = odd[r] = Set(0.0f);
+  PrefetchLines<InfoHalfBytes(kType) * 8>(chunk + kPrefetchBytes);
   TANDEM_UNROLL
   for (int pair = 0; pair < 16; ++pair) {
     F32x16 w_even, w_odd;

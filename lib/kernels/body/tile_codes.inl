@@ -32,7 +32,9 @@ static void UnpackCodes(const std::byte* head, const std::byte* end, std::byte* 
   for (; head < end; head += kForm.group_bytes()) {
     const GroupScales group = LoadGroupScales<kType>(head);
     const std::byte* block = head + kForm.head_bytes();
+    PrefetchLines<kForm.head_bytes() / kLineBytes>(head + kPrefetchBytes);
     for (int64_t b = 0; b < kForm.group_blocks(); ++b, block += kForm.block_bytes()) {
+      PrefetchLines<kForm.block_lines()>(block + kPrefetchBytes);
       const BlockScales s = LoadBlockScales<kType>(head, group, b);
       StoreCodes<kType, kSigned, 0>(block, s.shift, out);
       float* numbers = reinterpret_cast<float*>(out + kBlockLines * kLineBytes);
@@ -45,38 +47,61 @@ static void UnpackCodes(const std::byte* head, const std::byte* end, std::byte* 
   }
 }
 
-// Asks for what the next chunk will read, while this one is computed.
-TANDEM_LANE void PrefetchRange(const std::byte* begin, const std::byte* end) {
-  for (; begin < end; begin += kLineBytes) __builtin_prefetch(begin, 0, 2);
-}
+// One chunk of columns of one panel and one row tile.
+struct Chunk {
+  const std::byte* codes = nullptr;  // unpacked
+  int64_t blocks = 0;
+  const std::byte* x = nullptr;  // the tile, at the chunk's first block
+  int64_t rows = 0;              // of x that count
+  float* y = nullptr;
+  int64_t y_stride = 0;
+  bool first = false;                // y holds no sums yet
+  const std::byte* ahead = nullptr;  // packed codes to ask memory for meanwhile; null: none
+};
 
-// Calls multiply(unpacked chunk of one panel, blocks, x at its first block, panel, first) for every
-// chunk of columns, row tile and panel. `first`: y holds no sums yet.
+// Calls multiply(chunk) for every chunk of columns, row tile and panel.
 template <DType kType, bool kSigned, typename Multiply>
 TANDEM_LANE void ForEachChunk(const TileArgs& a, const Multiply& multiply) {
   constexpr PackedForm kForm = FormOf(kType);
-  constexpr int64_t kChunkGroups = kChunkBlocks / kForm.group_blocks();
-  constexpr int64_t kChunkBytes = kChunkGroups * kForm.group_bytes();
+  constexpr int64_t kChunkBytes = kChunkBlocks / kForm.group_blocks() * kForm.group_bytes();
   constexpr int64_t kUnpackedBytes = kChunkBlocks * UnpackedBlockBytes<kType>();
   const int64_t panel_bytes = a.layout->panel_bytes;
-  const int64_t tile_bytes = QuantTileBytes(a.layout->cols);
   for (int64_t at = 0; at < panel_bytes; at += kChunkBytes) {
     const int64_t bytes = panel_bytes - at < kChunkBytes ? panel_bytes - at : kChunkBytes;
-    const int64_t next = panel_bytes - at - bytes < kChunkBytes ? panel_bytes - at - bytes : kChunkBytes;
-    const int64_t blocks = bytes / kForm.group_bytes() * kForm.group_blocks();
     for (int64_t p = 0; p < a.panels; ++p) {
-      const std::byte* chunk = a.panel + p * panel_bytes + at;
-      PrefetchRange(chunk + bytes, chunk + bytes + next);
-      UnpackCodes<kType, kSigned>(chunk, chunk + bytes, a.scratch + p * kUnpackedBytes);
+      const std::byte* packed = a.panel + p * panel_bytes + at;
+      UnpackCodes<kType, kSigned>(packed, packed + bytes, a.scratch + p * kUnpackedBytes);
     }
-    const std::byte* x =
-        a.tiles + at / kForm.group_bytes() * kForm.group_blocks() * kQuantTileBlockBytes;
-    for (int64_t r = 0; r < a.rows; r += kTileRows, x += tile_bytes) {
+    Chunk chunk;
+    chunk.blocks = bytes / kForm.group_bytes() * kForm.group_blocks();
+    chunk.first = at == 0;
+    chunk.y_stride = a.y_stride;
+    chunk.x = a.tiles + at / kForm.group_bytes() * kForm.group_blocks() * kQuantTileBlockBytes;
+    for (int64_t r = 0; r < a.rows; r += kTileRows) {
+      chunk.rows = a.rows - r < kTileRows ? a.rows - r : kTileRows;
       for (int64_t p = 0; p < a.panels; ++p) {
-        multiply(a.scratch + p * kUnpackedBytes, blocks, x, r, p, at == 0);
+        chunk.codes = a.scratch + p * kUnpackedBytes;
+        chunk.y = a.y + r * a.y_stride + 16 * p;
+        // The same panel's next chunk; after the last one the beginning of the panel that comes
+        // after these.
+        const std::byte* next = a.panel + (at + bytes < panel_bytes
+                                               ? p * panel_bytes + at + bytes
+                                               : (p + a.panels) * panel_bytes);
+        chunk.ahead = r == 0 ? next : nullptr;
+        multiply(chunk);
       }
+      chunk.x += QuantTileBytes(a.layout->cols);
     }
   }
+}
+
+// Asks for one block's share of the chunk ahead.
+template <DType kType>
+TANDEM_LANE void PrefetchBlock(const Chunk& chunk, int64_t b) {
+  constexpr PackedForm kForm = FormOf(kType);
+  constexpr int64_t kBytes = kForm.group_bytes() / kForm.group_blocks();
+  if (chunk.ahead == nullptr) return;
+  PrefetchLines<(kBytes + kLineBytes - 1) / kLineBytes>(chunk.ahead + b * kBytes);
 }
 
 // --- With lanes.
@@ -95,17 +120,21 @@ TANDEM_LANE void AddUnpackedLines(const std::byte* codes, const std::byte* x, I3
   }
 }
 
-// kRows rows of a tile from row `row` on, one chunk of one panel.
+// kRows rows of a chunk from row `row` on.
 template <DType kType, int kRows>
-static void LaneChunk(const std::byte* block, int64_t blocks, const std::byte* x, int64_t row,
-                      float* y, int64_t y_stride, bool first) {
+static void LaneChunk(const Chunk& chunk, int64_t row) {
   constexpr PackedForm kForm = FormOf(kType);
   constexpr int kGroupLines = kBlockLines / kForm.groups;
   constexpr bool kStartsAtZero = kForm.zero == 0 || (kForm.is_wide() && kWideCodesAreSigned);
   F32x16 acc[kRows];
   TANDEM_UNROLL
-  for (int r = 0; r < kRows; ++r) acc[r] = first ? Set(0.0f) : Load(y + r * y_stride);
-  for (int64_t b = 0; b < blocks; ++b) {
+  for (int r = 0; r < kRows; ++r) {
+    acc[r] = chunk.first ? Set(0.0f) : Load(chunk.y + (row + r) * chunk.y_stride);
+  }
+  const std::byte* block = chunk.codes;
+  const std::byte* x = chunk.x;
+  for (int64_t b = 0; b < chunk.blocks; ++b) {
+    if (row == 0) PrefetchBlock<kType>(chunk, b);
     const float* numbers = reinterpret_cast<const float*>(block + kBlockLines * kLineBytes);
     const float* scales = reinterpret_cast<const float*>(x + kTileScalesOffset) + row;
     const float* row_sums = reinterpret_cast<const float*>(x + kTileSumsOffset) + row;
@@ -138,19 +167,15 @@ static void LaneChunk(const std::byte* block, int64_t blocks, const std::byte* x
     x += kQuantTileBlockBytes;
   }
   TANDEM_UNROLL
-  for (int r = 0; r < kRows; ++r) Store(y + r * y_stride, acc[r]);
+  for (int r = 0; r < kRows; ++r) Store(chunk.y + (row + r) * chunk.y_stride, acc[r]);
 }
 
 template <DType kType>
 static void LaneTilesBody(const TileArgs& a) {
   constexpr bool kSigned = FormOf(kType).is_wide() && kWideCodesAreSigned;
-  ForEachChunk<kType, kSigned>(
-      a, [&a](const std::byte* codes, int64_t blocks, const std::byte* x, int64_t r, int64_t p,
-              bool first) {
-        const int64_t rows = a.rows - r < kTileRows ? a.rows - r : kTileRows;
-        for (int64_t row = 0; row < rows; row += kTileRowsOfX) {
-          LaneChunk<kType, kTileRowsOfX>(codes, blocks, x, row,
-                                         a.y + (r + row) * a.y_stride + 16 * p, a.y_stride, first);
-        }
-      });
+  ForEachChunk<kType, kSigned>(a, [](const Chunk& chunk) {
+    for (int64_t row = 0; row < chunk.rows; row += kTileRowsOfX) {
+      LaneChunk<kType, kTileRowsOfX>(chunk, row);
+    }
+  });
 }

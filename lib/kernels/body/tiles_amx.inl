@@ -65,18 +65,20 @@ TANDEM_LANE void AddTileScaled(const std::byte* block, const std::byte* x, int g
   }
 }
 
-// The first kRows rows of a tile, one chunk of one panel. The tile unit is always one group ahead
-// of the scaling.
+// The first kRows rows of a chunk. The tile unit is always one group ahead of the scaling.
 template <DType kType, int kRows>
-static void AmxChunk(const std::byte* block, int64_t blocks, const std::byte* x, float* y,
-                     int64_t y_stride, bool first) {
+static void AmxChunk(const Chunk& chunk) {
   constexpr PackedForm kForm = FormOf(kType);
   constexpr int kGroupLines = kBlockLines / kForm.groups;
   alignas(64) int32_t even[kTileRows * 16];
   alignas(64) int32_t odd[kTileRows * 16];
   F32x16 acc[kRows];
   TANDEM_UNROLL
-  for (int r = 0; r < kRows; ++r) acc[r] = first ? Set(0.0f) : Load(y + r * y_stride);
+  for (int r = 0; r < kRows; ++r) {
+    acc[r] = chunk.first ? Set(0.0f) : Load(chunk.y + r * chunk.y_stride);
+  }
+  const std::byte* block = chunk.codes;
+  const std::byte* x = chunk.x;
   const auto codes_at = [&](int64_t i) __attribute__((always_inline)) {
     return block + i / kForm.groups * UnpackedBlockBytes<kType>() +
            i % kForm.groups * kGroupLines * kLineBytes;
@@ -89,34 +91,34 @@ static void AmxChunk(const std::byte* block, int64_t blocks, const std::byte* x,
                                 x + i / kForm.groups * kQuantTileBlockBytes,
                                 static_cast<int>(i % kForm.groups), sums, acc);
   };
-  const int64_t n = blocks * kForm.groups;
+  const int64_t n = chunk.blocks * kForm.groups;
   asm volatile("" ::: "memory");  // what the tile unit reads has been written
   StartSums<0>(codes_at(0), x_at(0), even);
   for (int64_t i = 0; i < n; i += 2) {
     if (i + 1 < n) StartSums<1>(codes_at(i + 1), x_at(i + 1), odd);
+    PrefetchBlock<kType>(chunk, i / kForm.groups);
     add(i, even);
     if (i + 2 < n) StartSums<0>(codes_at(i + 2), x_at(i + 2), even);
-    if (i + 1 < n) add(i + 1, odd);
+    if (i + 1 < n) {
+      if constexpr (kForm.groups == 1) PrefetchBlock<kType>(chunk, i + 1);
+      add(i + 1, odd);
+    }
   }
   TANDEM_UNROLL
-  for (int r = 0; r < kRows; ++r) Store(y + r * y_stride, acc[r]);
+  for (int r = 0; r < kRows; ++r) Store(chunk.y + r * chunk.y_stride, acc[r]);
 }
 
 template <DType kType>
 static void AmxTilesBody(const TileArgs& a) {
   int configured = 0;
-  ForEachChunk<kType, true>(
-      a, [&](const std::byte* codes, int64_t blocks, const std::byte* x, int64_t r, int64_t p,
-             bool first) __attribute__((always_inline)) {
-        const int64_t left = a.rows - r;
-        const int rows = left <= 4 ? 4 : left <= 8 ? 8 : 16;
-        if (rows != configured) ConfigureTiles(rows, kBlockCols / FormOf(kType).groups);
-        configured = rows;
-        float* y = a.y + r * a.y_stride + 16 * p;
-        if (rows == 4) AmxChunk<kType, 4>(codes, blocks, x, y, a.y_stride, first);
-        if (rows == 8) AmxChunk<kType, 8>(codes, blocks, x, y, a.y_stride, first);
-        if (rows == 16) AmxChunk<kType, 16>(codes, blocks, x, y, a.y_stride, first);
-      });
+  ForEachChunk<kType, true>(a, [&configured](const Chunk& chunk) __attribute__((always_inline)) {
+    const int rows = chunk.rows <= 4 ? 4 : chunk.rows <= 8 ? 8 : 16;
+    if (rows != configured) ConfigureTiles(rows, kBlockCols / FormOf(kType).groups);
+    configured = rows;
+    if (rows == 4) AmxChunk<kType, 4>(chunk);
+    if (rows == 8) AmxChunk<kType, 8>(chunk);
+    if (rows == 16) AmxChunk<kType, 16>(chunk);
+  });
   _tile_release();
 }
 
@@ -124,11 +126,14 @@ static void AmxTilesBody(const TileArgs& a) {
 
 // Columns of a chunk: a row tile's takes 16 KiB, a panel's too.
 constexpr int64_t kBf16ChunkCols = 512;
+// Two steps of 32 columns ahead.
+constexpr int64_t kBf16PrefetchBytes = 2048;
 
 // Two row tiles times two panels, or as many as there are; kX, kW: which.
 template <int kX, int kW>
 static void Bf16Chunk(const std::byte* w, int64_t panel_bytes, const std::byte* x,
-                      int64_t tile_bytes, int64_t cols, float* y, int64_t y_stride, bool first) {
+                      int64_t tile_bytes, int64_t cols, float* y, int64_t y_stride, bool first,
+                      bool prefetch) {
   const int64_t y_bytes = y_stride * static_cast<int64_t>(sizeof(float));
   float* y2 = y + kTileRows * y_stride;
   asm volatile("" ::: "memory");  // what the tile unit reads has been written
@@ -144,6 +149,10 @@ static void Bf16Chunk(const std::byte* w, int64_t panel_bytes, const std::byte* 
     if constexpr (kX == 2 && kW == 2) _tile_loadd(3, y2 + 16, y_bytes);
   }
   for (int64_t k = 0; k < cols; k += kBlockCols) {
+    if (prefetch) {
+      PrefetchLines<16>(w + kBf16PrefetchBytes);
+      if constexpr (kW == 2) PrefetchLines<16>(w + panel_bytes + kBf16PrefetchBytes);
+    }
     _tile_loadd(4, x, kLineBytes);
     _tile_loadd(6, w, kLineBytes);
     _tile_dpbf16ps(0, 4, 6);
@@ -174,12 +183,6 @@ static void Bf16TilesBody(const TileArgs& a) {
     const int64_t cols = all_cols - k < kBf16ChunkCols ? all_cols - k : kBf16ChunkCols;
     const std::byte* x = a.tiles + k / kBlockCols * kBf16TileChunkBytes;
     const std::byte* w = a.panel + k / 2 * kLineBytes;
-    const int64_t left = (all_cols - k - cols) / 2 * kLineBytes;
-    const int64_t ahead = left < kBf16ChunkCols / 2 * kLineBytes ? left : kBf16ChunkCols / 2 * kLineBytes;
-    for (int64_t p = 0; p < a.panels; ++p) {
-      const std::byte* next = w + p * panel_bytes + cols / 2 * kLineBytes;
-      PrefetchRange(next, next + ahead);
-    }
     const bool first = k == 0;
     for (int64_t r = 0; r < a.rows; r += 2 * kTileRows, x += 2 * tile_bytes) {
       const bool pair = a.rows - r > kTileRows;
@@ -187,7 +190,7 @@ static void Bf16TilesBody(const TileArgs& a) {
         const auto chunk = p + 1 < a.panels ? (pair ? &Bf16Chunk<2, 2> : &Bf16Chunk<1, 2>)
                                             : (pair ? &Bf16Chunk<2, 1> : &Bf16Chunk<1, 1>);
         chunk(w + p * panel_bytes, panel_bytes, x, tile_bytes, cols,
-              a.y + r * a.y_stride + 16 * p, a.y_stride, first);
+              a.y + r * a.y_stride + 16 * p, a.y_stride, first, r == 0);
       }
     }
   }
