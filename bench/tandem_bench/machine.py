@@ -71,3 +71,9 @@ class OtherLoad:
     def __exit__(self, *_):
         wall, busy = (end - start for end, start in zip(self._counters(), self.start))
         self.cores = max(0.0, busy / wall) if wall > 0 else 0.0
+
+
+def memory_available_bytes():
+    """What programs could still take without pushing anything out that is in use."""
+    match = re.search(r"^MemAvailable:\s*(\d+) kB", pathlib.Path("/proc/meminfo").read_text(), re.M)
+    return int(match.group(1)) << 10
