@@ -15,7 +15,13 @@
 namespace tandem::cpu_worker {
 namespace {
 
+using kernels::AlignedBuffer;
+using kernels::GroupRows;
 using kernels::kPanelRows;
+using kernels::MultiplyPanels;
+using kernels::RowForm;
+using kernels::RowFormOf;
+using kernels::UsesTiles;
 
 // Outputs computed at a time: with row tiles four panels share a pass over the activations; with
 // single rows two make a whole block of the intermediate row, and more items to share out.

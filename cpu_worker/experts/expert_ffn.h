@@ -9,12 +9,15 @@
 #include <memory>
 #include <vector>
 
-#include "cpu_worker/experts/activations.h"
 #include "cpu_worker/experts/packed_expert.h"
 #include "lib/base/thread_pool.h"
 #include "lib/kernels/kernel_table.h"
+#include "lib/kernels/row_forms.h"
 
 namespace tandem::cpu_worker {
+
+using kernels::ActivationForm;
+using kernels::ActivationRows;
 
 enum class ReplyForm { kGridSum, kPerExpertF32 };
 

@@ -16,6 +16,9 @@
 namespace tandem::cpu_worker {
 namespace {
 
+using kernels::RowForm;
+using kernels::RowFormOf;
+
 constexpr int kTopK = 8;
 
 std::vector<DType> ExpertTypes() {

@@ -383,7 +383,7 @@ TEST(SelfTest, FindsAWrongKernel) {
   kernels::KernelTable wrong = kernels::ActiveTable();
   right = wrong.panel[static_cast<int>(DType::kQ8_0)];
   wrong.panel[static_cast<int>(DType::kQ8_0)] = [](const kernels::PanelArgs& args) {
-    AlignedBuffer copy;
+    kernels::AlignedBuffer copy;
     std::byte* panel = copy.Reserve(args.layout->panel_bytes);
     std::memcpy(panel, args.panel, args.layout->panel_bytes);
     // The first line of codes lies behind the first line of scales.

@@ -5,13 +5,17 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
-#include "cpu_worker/experts/activations.h"
 #include "lib/base/status_macros.h"
-#include "lib/kernels/row_tiles.h"
+#include "lib/kernels/row_forms.h"
 #include "lib/kernels/weights.h"
 
 namespace tandem::cpu_worker {
 namespace {
+
+using kernels::ActivationForm;
+using kernels::GroupRows;
+using kernels::RowForm;
+using kernels::RowFormOf;
 
 // A fixed input with values of both signs, zeros and an outlier in every 61st place (a period that
 // shares no factor with blocks of 32): a multiplicative hash gives the same numbers everywhere.
@@ -57,47 +61,27 @@ double InputError(RowForm form, ActivationForm activation, const std::vector<flo
   return activation == ActivationForm::kNative ? std::abs(x[k]) * std::exp2(-8) : 0.0;
 }
 
-// Rows of the known input in every form, one or enough of them for row tiles.
+// Rows of the known input as a matrix wants them, one or enough of them for row tiles.
 class KnownRows {
  public:
   KnownRows(const kernels::KernelTable& table, DType type, ActivationForm activation,
             const std::vector<float>& x, int64_t rows) {
+    std::vector<float> copies;
+    for (int64_t r = 0; r < rows; ++r) copies.insert(copies.end(), x.begin(), x.end());
     const int64_t cols = static_cast<int64_t>(x.size());
-    const bool int8 = RowFormOf(type, activation) == RowForm::kInt8;
-    rows_.Reset({.int8 = int8,
-                 .floats = !int8,
-                 .round_to_bf16 = activation == ActivationForm::kNative},
-                rows, cols);
-    const int64_t tile_bytes = int8 ? kernels::QuantTileBytes(cols) : kernels::Bf16TileBytes(cols);
-    std::byte* tiles = tiles_.Reserve((rows + kernels::kTileRows - 1) / kernels::kTileRows * tile_bytes);
-    group_.rows = rows;
-    for (int64_t r = 0; r < rows; ++r) {
-      rows_.Store(table, r, 0, cols, x.data());
-      std::byte* tile = tiles + r / kernels::kTileRows * tile_bytes;
-      if (int8) {
-        group_.quant.push_back(rows_.quant(r));
-        kernels::PutQuantRow(*rows_.quant(r), 0, kernels::PaddedCodes(cols) / kernels::kBlockCols,
-                             r % kernels::kTileRows, tile);
-      } else {
-        group_.floats.push_back(rows_.floats(r));
-        kernels::PutBf16Row(rows_.floats(r), 0, cols, r % kernels::kTileRows, tile);
-      }
-    }
-    (int8 ? group_.quant_tiles : group_.bf16_tiles) = tiles;
+    input_.Assign(table, nullptr, type, activation, copies.data(), cols, rows, cols);
   }
 
-  const GroupRows& group() const { return group_; }
+  const GroupRows& group() const { return input_.rows(); }
   // What value `k` of the input became.
   double Stored(size_t k) const {
-    if (group_.quant.empty()) return group_.floats[0][k];
-    const kernels::QuantRow& row = *group_.quant[0];
+    if (group().quant.empty()) return group().floats[0][k];
+    const kernels::QuantRow& row = *group().quant[0];
     return static_cast<double>(row.scales[k / kernels::kActivationBlock]) * row.codes[k];
   }
 
  private:
-  ActivationRows rows_;
-  AlignedBuffer tiles_;
-  GroupRows group_;
+  kernels::MatrixInput input_;
 };
 
 // What an output of the matrix must be, and how far from it a kernel may be.

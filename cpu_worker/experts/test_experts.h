@@ -8,9 +8,9 @@
 #include <random>
 #include <vector>
 
-#include "cpu_worker/experts/activations.h"
 #include "cpu_worker/experts/packed_expert.h"
 #include "lib/kernels/random_blocks.h"
+#include "lib/kernels/row_forms.h"
 #include "lib/model/model_weights.h"
 
 namespace tandem::cpu_worker {
@@ -18,7 +18,7 @@ namespace tandem::cpu_worker {
 struct TestExpert {
   std::vector<std::unique_ptr<std::vector<std::byte>>> bytes;
   FfnWeights weights;
-  std::vector<std::unique_ptr<AlignedBuffer>> panels;
+  std::vector<std::unique_ptr<kernels::AlignedBuffer>> panels;
   PackedExpert packed;
 };
 
@@ -27,7 +27,7 @@ inline kernels::PackedMatrix PackTestMatrix(const Matrix& matrix, TestExpert* ow
   kernels::PackedMatrix packed;
   packed.layout = kernels::LayoutOf(matrix.view.dtype, matrix.rows(), matrix.cols(),
                                     matrix.scale_inv.has_value() ? matrix.fp8_block_cols : 0);
-  owner->panels.push_back(std::make_unique<AlignedBuffer>());
+  owner->panels.push_back(std::make_unique<kernels::AlignedBuffer>());
   std::byte* data = owner->panels.back()->Reserve(packed.layout.bytes());
   packed.data = data;
   for (int64_t p = 0; p < packed.layout.panels(); ++p) {

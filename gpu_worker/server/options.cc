@@ -46,9 +46,10 @@ void AddWorkerOptions(CLI::App& app, WorkerOptions* o) {
       ->capture_default_str()
       ->check(CLI::IsMember({"flash", "reference"}));
   app.add_option("--linear", o->linear,
-                 "Kernel of bf16 linear layers: native (same bits on every processor) or onednn")
+                 "Linear layers: native (bf16, same bits on every processor), onednn (bf16), or stored "
+                 "(the file's own format with int8 inputs: least memory traffic)")
       ->capture_default_str()
-      ->check(CLI::IsMember({"native", "onednn"}));
+      ->check(CLI::IsMember({"native", "onednn", "stored"}));
   app.add_option("--precision", o->precision, "bf16 or f32")
       ->capture_default_str()
       ->check(CLI::IsMember({"bf16", "f32"}));

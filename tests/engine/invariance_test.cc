@@ -153,6 +153,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Setting{"Bf16Reference", Precision::kBf16, AttentionKernel::kReference},
                     Setting{"Bf16OneDnn", Precision::kBf16, AttentionKernel::kFlash,
                             LinearKernel::kOneDnn},
+                    Setting{"Bf16Stored", Precision::kBf16, AttentionKernel::kFlash,
+                            LinearKernel::kStored},
                     Setting{"F32Flash", Precision::kF32, AttentionKernel::kFlash}),
     [](const auto& info) { return info.param.name; });
 

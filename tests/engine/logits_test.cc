@@ -114,6 +114,11 @@ TEST_P(LogitsTest, Bf16OneDnn) {
   CheckBf16(LoadGolden(GetParam()), AttentionKernel::kFlash, LinearKernel::kOneDnn);
 }
 
+// The golden models are stored in f32: weights stay so, inputs are rounded to bf16.
+TEST_P(LogitsTest, Bf16Stored) {
+  CheckBf16(LoadGolden(GetParam()), AttentionKernel::kFlash, LinearKernel::kStored);
+}
+
 INSTANTIATE_TEST_SUITE_P(Golden, LogitsTest, testing::ValuesIn(GoldenNames()),
                          [](const auto& info) { return info.param; });
 

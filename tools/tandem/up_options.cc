@@ -50,7 +50,7 @@ void AddUpOptions(CLI::App& app, UpOptions* o) {
   AddText(app, "--backend", &o->backend, "GPU worker: host or cuda");
   AddText(app, "--precision", &o->precision, "GPU worker: bf16 or f32");
   AddText(app, "--attention", &o->attention, "GPU worker: flash or reference");
-  AddText(app, "--linear", &o->linear, "GPU worker: native or onednn");
+  AddText(app, "--linear", &o->linear, "GPU worker: native, onednn or stored");
   AddText(app, "--routing", &o->routing, "Workers: how old GGUF files are read, assume or as-file");
   AddText(app, "--kv-tokens", &o->kv_tokens, "GPU worker: tokens the KV cache holds");
   AddText(app, "--rows-max", &o->rows_max, "GPU worker: rows of one step");

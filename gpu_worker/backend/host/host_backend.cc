@@ -46,13 +46,16 @@ class HostBackend : public Backend {
         rope_(weights.config),
         pool_(options.threads),
         cache_(options.precision, config_.num_hidden_layers, options.kv_pages,
-               config_.kv_row_dim()),
-        weights_(LoadHostWeights(weights, options.precision, options.attention)) {
+               config_.kv_row_dim()) {
     info_ = {"host",           options.precision, options.attention,
              options.kv_pages, options.rows_max,  std::min(kLogitRowsMax, options.rows_max)};
   }
 
-  absl::Status UseOneDnn() { return gpu_worker::UseOneDnn(weights_); }
+  absl::Status Load(const ModelWeights& weights) {
+    TANDEM_ASSIGN_OR_RETURN(weights_, LoadHostWeights(weights, options_.precision,
+                                                      options_.attention, options_.linear, pool_));
+    return options_.linear == LinearKernel::kOneDnn ? UseOneDnn(weights_) : absl::OkStatus();
+  }
 
   const BackendInfo& info() const override { return info_; }
 
@@ -288,11 +291,12 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeHostBackend(const ModelWeights& wei
         absl::StrCat("kv pages, rows and threads must be positive, found ", options.kv_pages, ", ",
                      options.rows_max, ", ", options.threads));
   }
-  if (options.linear == LinearKernel::kOneDnn && options.precision != Precision::kBf16) {
-    return absl::InvalidArgumentError("oneDNN's linear layers need precision bf16, found f32");
+  if (options.linear != LinearKernel::kNative && options.precision != Precision::kBf16) {
+    return absl::InvalidArgumentError(
+        "linear layers by oneDNN or as stored need precision bf16, found f32");
   }
   auto backend = std::make_unique<HostBackend>(weights, options);
-  if (options.linear == LinearKernel::kOneDnn) TANDEM_RETURN_IF_ERROR(backend->UseOneDnn());
+  TANDEM_RETURN_IF_ERROR(backend->Load(weights));
   return backend;
 }
 

@@ -17,8 +17,9 @@ namespace tandem::gpu_worker {
 
 // kNative: kernels/linear.h, the same bits on every instruction set. kOneDnn: oneDNN's bf16 matmul,
 // which uses AVX512_BF16 and the like, with bits of its own that are still the same for any batch,
-// chunking and number of threads on one machine.
-enum class LinearKernel { kNative, kOneDnn };
+// chunking and number of threads on one machine. kStored: weights as the file holds them and int8
+// inputs for quantized ones (stored_linear.h): the least memory traffic; the same bits everywhere.
+enum class LinearKernel { kNative, kOneDnn, kStored };
 
 struct HostBackendOptions {
   Precision precision = Precision::kBf16;

@@ -54,13 +54,22 @@ HostLinear HostLinear::FromMatrix(Precision precision, const Matrix& matrix) {
                     [&](int64_t i, float* dst) { DequantizeMatrixRow(matrix, i, dst); });
 }
 
+absl::StatusOr<HostLinear> HostLinear::FromStored(const Matrix& matrix, base::ThreadPool& pool) {
+  HostLinear linear;
+  TANDEM_ASSIGN_OR_RETURN(linear.stored_, StoredLinear::Create(matrix, pool));
+  linear.outputs_ = matrix.rows();
+  linear.inputs_ = matrix.cols();
+  return linear;
+}
+
 int64_t HostLinear::size_bytes() const {
+  if (stored_ != nullptr) return stored_->size_bytes();
   const int64_t value_bytes = precision_ == Precision::kF32 ? sizeof(float) : sizeof(uint16_t);
   return outputs_ * inputs_ * value_bytes;
 }
 
 void HostLinear::ReadRow(int64_t i, float* dst) const {
-  TANDEM_CHECK(i >= 0 && i < outputs_ && onednn_ == nullptr);
+  TANDEM_CHECK(i >= 0 && i < outputs_ && onednn_ == nullptr && stored_ == nullptr);
   if (precision_ == Precision::kF32) {
     std::memcpy(dst, f32_.data() + i * inputs_, inputs_ * sizeof(float));
     return;
@@ -84,7 +93,7 @@ void HostLinear::ApplyRange(const void* packed_x, int64_t x_stride, int64_t rows
     kernels::LinearF32(args);
     return;
   }
-  TANDEM_CHECK(onednn_ == nullptr);
+  TANDEM_CHECK(onednn_ == nullptr && stored_ == nullptr);
   args.w = bf16_.data() + begin * inputs_;
   kernels::LinearBf16(args);
   if (round) RoundRows(rows, count, y, y_stride);
@@ -92,6 +101,7 @@ void HostLinear::ApplyRange(const void* packed_x, int64_t x_stride, int64_t rows
 
 absl::Status HostLinear::UseOneDnn() {
   if (precision_ == Precision::kF32 || empty()) return absl::OkStatus();
+  TANDEM_CHECK(stored_ == nullptr);
   TANDEM_ASSIGN_OR_RETURN(onednn_, kernels::OneDnnLinear::Create(bf16_.data(), outputs_, inputs_));
   bf16_ = {};
   return absl::OkStatus();
@@ -101,6 +111,11 @@ void HostLinear::ApplyAll(base::ThreadPool& pool, LinearScratch& scratch, const 
                           int64_t x_stride, int64_t rows, bool round, float* y,
                           int64_t y_stride) const {
   if (rows == 0) return;
+  if (stored_ != nullptr) {
+    stored_->Apply(pool, scratch.stored_x, x, x_stride, rows, y, y_stride);
+    if (round) RoundRows(rows, outputs_, y, y_stride);
+    return;
+  }
   const void* packed = x;
   if (precision_ == Precision::kBf16) {
     scratch.x.resize(std::max<size_t>(scratch.x.size(), rows * inputs_));

@@ -7,8 +7,9 @@
 #include <memory>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "gpu_worker/backend/backend.h"
+#include "gpu_worker/backend/host/stored_linear.h"
 #include "lib/base/thread_pool.h"
 #include "lib/kernels/onednn_linear.h"
 #include "lib/model/model_weights.h"
@@ -17,7 +18,8 @@ namespace tandem::gpu_worker {
 
 // Scratch for packing inputs, one per backend; grows to the largest layer.
 struct LinearScratch {
-  std::vector<uint16_t> x;  // [rows, cols] bf16
+  std::vector<uint16_t> x;       // [rows, cols] bf16
+  kernels::MatrixInput stored_x;  // of layers in the file's format
 };
 
 class HostLinear {
@@ -28,6 +30,9 @@ class HostLinear {
   HostLinear(Precision precision, int64_t outputs, int64_t inputs,
              const std::function<void(int64_t, float*)>& row);
   static HostLinear FromMatrix(Precision precision, const Matrix& matrix);
+
+  // Keeps the file's format (stored_linear.h), for Apply and ApplyUnrounded alone; bf16 precision.
+  static absl::StatusOr<HostLinear> FromStored(const Matrix& matrix, base::ThreadPool& pool);
 
   int64_t outputs() const { return outputs_; }
   int64_t inputs() const { return inputs_; }
@@ -58,8 +63,9 @@ class HostLinear {
 
   Precision precision_ = Precision::kBf16;
   int64_t outputs_ = 0, inputs_ = 0;
-  std::vector<uint16_t> bf16_;  // [outputs, inputs], bf16 precision; empty with onednn_
+  std::vector<uint16_t> bf16_;  // [outputs, inputs], bf16 precision; empty with onednn_ or stored_
   std::unique_ptr<kernels::OneDnnLinear> onednn_;
+  std::unique_ptr<StoredLinear> stored_;
   std::vector<float> f32_;  // [outputs, inputs], f32 precision
 };
 

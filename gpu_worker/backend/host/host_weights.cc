@@ -27,54 +27,88 @@ std::vector<float> ReadNorm(Precision precision, const TensorView& view) {
   return values;
 }
 
-HostFfn LoadFfn(Precision precision, const FfnWeights& ffn) {
-  return {HostLinear::FromMatrix(precision, ffn.gate), HostLinear::FromMatrix(precision, ffn.up),
-          HostLinear::FromMatrix(precision, ffn.down)};
-}
+// How the linear layers of a network are made; the router and what attention takes apart are
+// converted whatever the choice.
+class LayerLoader {
+ public:
+  LayerLoader(const ModelConfig& config, Precision precision, AttentionKernel attention,
+              LinearKernel linear, base::ThreadPool& pool)
+      : config_(config), precision_(precision), attention_(attention), linear_(linear),
+        pool_(pool) {}
 
-void LoadAttention(Precision precision, AttentionKernel kernel, const ModelConfig& config,
-                   const AttentionWeights& from, HostLayer& to) {
-  if (from.q_a.has_value()) {
-    TANDEM_CHECK(from.q_b.has_value() && from.q_a_norm.has_value());
-    to.q_a = HostLinear::FromMatrix(precision, *from.q_a);
-    to.q_b = HostLinear::FromMatrix(precision, *from.q_b);
-    to.q_a_norm = ReadNorm(precision, *from.q_a_norm);
-  } else {
-    TANDEM_CHECK(from.q.has_value());
-    to.q = HostLinear::FromMatrix(precision, *from.q);
+  absl::StatusOr<HostLinear> Linear(const Matrix& matrix) const {
+    if (linear_ == LinearKernel::kStored) return HostLinear::FromStored(matrix, pool_);
+    return HostLinear::FromMatrix(precision_, matrix);
   }
-  to.kv_a = HostLinear::FromMatrix(precision, from.kv_a);
-  to.kv_a_norm = ReadNorm(precision, from.kv_a_norm);
-  to.heads = LoadHeadProjections(precision, kernel, config, from);
-  to.o = HostLinear::FromMatrix(precision, from.o);
-}
 
-HostLayer LoadLayer(Precision precision, AttentionKernel kernel, const ModelConfig& config,
-                    const LayerWeights& from) {
-  HostLayer to;
-  to.attention_norm = ReadNorm(precision, from.attn_norm);
-  to.ffn_norm = ReadNorm(precision, from.ffn_norm);
-  LoadAttention(precision, kernel, config, from.attention, to);
-  if (from.dense.has_value()) to.dense = LoadFfn(precision, *from.dense);
-  if (from.shared.has_value()) to.shared = LoadFfn(precision, *from.shared);
-  if (from.router.has_value()) to.router = HostLinear::FromMatrix(Precision::kF32, *from.router);
-  if (from.router_bias.has_value()) to.router_bias = ReadVector(*from.router_bias);
-  return to;
-}
+  absl::StatusOr<HostLayer> Layer(const LayerWeights& from) const {
+    HostLayer to;
+    to.attention_norm = ReadNorm(precision_, from.attn_norm);
+    to.ffn_norm = ReadNorm(precision_, from.ffn_norm);
+    TANDEM_RETURN_IF_ERROR(LoadAttention(from.attention, to));
+    if (from.dense.has_value()) {
+      TANDEM_ASSIGN_OR_RETURN(to.dense, Ffn(*from.dense));
+    }
+    if (from.shared.has_value()) {
+      TANDEM_ASSIGN_OR_RETURN(to.shared, Ffn(*from.shared));
+    }
+    if (from.router.has_value()) to.router = HostLinear::FromMatrix(Precision::kF32, *from.router);
+    if (from.router_bias.has_value()) to.router_bias = ReadVector(*from.router_bias);
+    return to;
+  }
+
+ private:
+  absl::StatusOr<HostFfn> Ffn(const FfnWeights& from) const {
+    HostFfn to;
+    TANDEM_ASSIGN_OR_RETURN(to.gate, Linear(from.gate));
+    TANDEM_ASSIGN_OR_RETURN(to.up, Linear(from.up));
+    TANDEM_ASSIGN_OR_RETURN(to.down, Linear(from.down));
+    return to;
+  }
+
+  absl::Status LoadAttention(const AttentionWeights& from, HostLayer& to) const {
+    if (from.q_a.has_value()) {
+      TANDEM_CHECK(from.q_b.has_value() && from.q_a_norm.has_value());
+      TANDEM_ASSIGN_OR_RETURN(to.q_a, Linear(*from.q_a));
+      TANDEM_ASSIGN_OR_RETURN(to.q_b, Linear(*from.q_b));
+      to.q_a_norm = ReadNorm(precision_, *from.q_a_norm);
+    } else {
+      TANDEM_CHECK(from.q.has_value());
+      TANDEM_ASSIGN_OR_RETURN(to.q, Linear(*from.q));
+    }
+    TANDEM_ASSIGN_OR_RETURN(to.kv_a, Linear(from.kv_a));
+    to.kv_a_norm = ReadNorm(precision_, from.kv_a_norm);
+    to.heads = LoadHeadProjections(precision_, attention_, config_, from);
+    TANDEM_ASSIGN_OR_RETURN(to.o, Linear(from.o));
+    return absl::OkStatus();
+  }
+
+  const ModelConfig& config_;
+  const Precision precision_;
+  const AttentionKernel attention_;
+  const LinearKernel linear_;
+  base::ThreadPool& pool_;
+};
 
 }  // namespace
 
-HostWeights LoadHostWeights(const ModelWeights& weights, Precision precision,
-                            AttentionKernel kernel) {
+absl::StatusOr<HostWeights> LoadHostWeights(const ModelWeights& weights, Precision precision,
+                                            AttentionKernel attention, LinearKernel linear,
+                                            base::ThreadPool& pool) {
+  const LayerLoader loader(weights.config, precision, attention, linear, pool);
   HostWeights host;
   host.embedding = HostLinear::FromMatrix(precision, weights.embedding);
   for (size_t i = 0; i < weights.layers.size(); ++i) {
-    host.layers.push_back(LoadLayer(precision, kernel, weights.config, weights.layers[i]));
+    TANDEM_ASSIGN_OR_RETURN(HostLayer layer, loader.Layer(weights.layers[i]));
+    host.layers.push_back(std::move(layer));
     base::LogInfo("layer_loaded", {{"layer", i}, {"of", weights.layers.size()}});
   }
   host.final_norm = ReadNorm(precision, weights.final_norm);
-  if (weights.lm_head.view.data != weights.embedding.view.data) {
-    host.lm_head = HostLinear::FromMatrix(precision, weights.lm_head);
+  // A tied head computes with the embedding's rows, unless these are looked up as bf16 and
+  // multiplied as stored.
+  const bool tied = weights.lm_head.view.data == weights.embedding.view.data;
+  if (!tied || linear == LinearKernel::kStored) {
+    TANDEM_ASSIGN_OR_RETURN(host.lm_head, loader.Linear(weights.lm_head));
   }
   return host;
 }

@@ -5,8 +5,9 @@
 #include <optional>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "gpu_worker/backend/host/attention_weights.h"
+#include "gpu_worker/backend/host/host_backend.h"
 #include "gpu_worker/backend/host/host_linear.h"
 
 namespace tandem::gpu_worker {
@@ -36,9 +37,10 @@ struct HostWeights {
   const HostLinear& head() const { return lm_head.empty() ? embedding : lm_head; }
 };
 
-// Logs one line per layer.
-HostWeights LoadHostWeights(const ModelWeights& weights, Precision precision,
-                            AttentionKernel kernel);
+// Logs one line per layer. Errors are those of StoredLinear::Create.
+absl::StatusOr<HostWeights> LoadHostWeights(const ModelWeights& weights, Precision precision,
+                                            AttentionKernel attention, LinearKernel linear,
+                                            base::ThreadPool& pool);
 
 // Lets oneDNN multiply every bf16 linear layer but the embedding (also where it is the head) and
 // the projections of single heads. UNIMPLEMENTED or FAILED_PRECONDITION as OneDnnLinear::Create

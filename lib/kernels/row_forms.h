@@ -6,16 +6,16 @@
 // bf16 first.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
+#include "lib/base/thread_pool.h"
 #include "lib/kernels/kernel_table.h"
 #include "lib/kernels/quant_rows.h"
 
-namespace tandem::cpu_worker {
+namespace tandem::kernels {
 
 enum class ActivationForm { kNative, kF32 };
 enum class RowForm { kInt8, kFloat };
@@ -51,28 +51,28 @@ class ActivationRows {
 
   // Stores values [col_begin, col_begin + n) of a row in every form wanted. col_begin is a multiple
   // of 32; n too, or the range ends at the row's end. Ranges may be stored from several threads.
-  void Store(const kernels::KernelTable& table, int64_t row, int64_t col_begin, int64_t n,
+  void Store(const KernelTable& table, int64_t row, int64_t col_begin, int64_t n,
              const float* values);
 
-  const kernels::QuantRow* quant(int64_t row) const { return &quant_[row]; }
+  const QuantRow* quant(int64_t row) const { return &quant_[row]; }
   // PaddedFloats(cols) values, zeros past the end.
   const float* floats(int64_t row) const { return floats_.data() + row * float_stride_; }
 
  private:
   Wanted wanted_;
   int64_t cols_ = 0, float_stride_ = 0;
-  kernels::QuantRows quant_;
+  QuantRows quant_;
   std::vector<float> floats_;
 };
 
 // Rounds to bf16, kept as f32.
-void RoundToBf16(const kernels::KernelTable& table, const float* values, int64_t n, float* out);
+void RoundToBf16(const KernelTable& table, const float* values, int64_t n, float* out);
 
 // The rows that one expert's matrices are multiplied with. Row tiles (lib/kernels/panel.h) or rows
 // apart; what is null or empty is in no matrix's form.
 struct GroupRows {
   int64_t rows = 0;
-  std::vector<const kernels::QuantRow*> quant;
+  std::vector<const QuantRow*> quant;
   std::vector<const float*> floats;
   const std::byte* quant_tiles = nullptr;
   const std::byte* bf16_tiles = nullptr;
@@ -80,14 +80,29 @@ struct GroupRows {
 
 // True when `rows` rows are multiplied with `weights` as row tiles: where the instruction set has
 // such a kernel and there are enough rows for it to be faster. Both give the same bits.
-bool UsesTiles(const kernels::KernelTable& table, DType weights, ActivationForm activation,
+bool UsesTiles(const KernelTable& table, DType weights, ActivationForm activation,
                int64_t rows);
+
+// Rows for one matrix alone, in its form.
+class MatrixInput {
+ public:
+  // Stores `rows` rows of `cols` values, x_stride apart, on all threads of `pool` (may be null).
+  void Assign(const KernelTable& table, base::ThreadPool* pool, DType weights,
+              ActivationForm activation, const float* x, int64_t x_stride, int64_t rows,
+              int64_t cols);
+  const GroupRows& rows() const { return group_; }
+
+ private:
+  ActivationRows stored_;
+  AlignedBuffer tiles_;
+  GroupRows group_;
+};
 
 // y[r * y_stride + 16 p + o] = row r times output o of panel (first + p), p < panels <= 4. y has
 // room for whole tiles of sixteen rows. Scratch is the calling thread's. Any split over panels or
 // rows gives the same bits.
-void MultiplyPanels(const kernels::KernelTable& table, const kernels::PackedMatrix& matrix,
+void MultiplyPanels(const KernelTable& table, const PackedMatrix& matrix,
                     int64_t first, int64_t panels, const GroupRows& x, ActivationForm activation,
                     float* y, int64_t y_stride);
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem::kernels

@@ -1,20 +1,19 @@
-#include "cpu_worker/experts/activations.h"
+#include "lib/kernels/row_forms.h"
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
 #include "lib/base/check.h"
+#include "lib/kernels/row_tiles.h"
 #include "lib/kernels/weights.h"
 
-namespace tandem::cpu_worker {
+namespace tandem::kernels {
 namespace {
-
-using kernels::KernelTable;
 
 // From this many rows on tiles win (docs/benchmarks.md has the measurement): below, the unpacking
 // costs more than reading the packed codes once per four rows.
-constexpr int64_t kTileRowsMin = 8;
+constexpr int64_t kTileRowsMin = 6;
 
 // Scratch that a thread keeps between calls.
 template <typename T>
@@ -28,12 +27,12 @@ AlignedBuffer& ThreadScratch() {
   return scratch;
 }
 
-bool IsBf16TileType(DType type) { return !kernels::IsIntegerForm(type); }
+bool IsBf16TileType(DType type) { return !IsIntegerForm(type); }
 
 }  // namespace
 
 RowForm RowFormOf(DType weights, ActivationForm activation) {
-  return activation == ActivationForm::kNative && kernels::IsIntegerForm(weights) ? RowForm::kInt8
+  return activation == ActivationForm::kNative && IsIntegerForm(weights) ? RowForm::kInt8
                                                                                   : RowForm::kFloat;
 }
 
@@ -41,8 +40,8 @@ void AlignedBuffer::Free::operator()(std::byte* data) const { std::free(data); }
 
 std::byte* AlignedBuffer::Reserve(int64_t bytes) {
   if (bytes <= bytes_) return data_.get();
-  bytes_ = (bytes + kernels::kPackedAlign - 1) / kernels::kPackedAlign * kernels::kPackedAlign;
-  data_.reset(static_cast<std::byte*>(std::aligned_alloc(kernels::kPackedAlign, bytes_)));
+  bytes_ = (bytes + kPackedAlign - 1) / kPackedAlign * kPackedAlign;
+  data_.reset(static_cast<std::byte*>(std::aligned_alloc(kPackedAlign, bytes_)));
   TANDEM_CHECK(data_ != nullptr);
   return data_.get();
 }
@@ -51,7 +50,7 @@ void ActivationRows::Reset(const Wanted& wanted, int64_t rows, int64_t cols) {
   wanted_ = wanted;
   cols_ = cols;
   if (wanted.int8) quant_.Reset(rows, cols);
-  float_stride_ = kernels::PaddedFloats(cols);
+  float_stride_ = PaddedFloats(cols);
   if (!wanted.floats) return;
   Grown(&floats_, rows * float_stride_);
   for (int64_t r = 0; r < rows && cols < float_stride_; ++r) {
@@ -61,8 +60,8 @@ void ActivationRows::Reset(const Wanted& wanted, int64_t rows, int64_t cols) {
 }
 
 int64_t ActivationRows::RowBytes(const Wanted& wanted, int64_t cols) {
-  return (wanted.int8 ? kernels::QuantRows::RowBytes(cols) : 0) +
-         (wanted.floats ? kernels::PaddedFloats(cols) * 4 : 0);
+  return (wanted.int8 ? QuantRows::RowBytes(cols) : 0) +
+         (wanted.floats ? PaddedFloats(cols) * 4 : 0);
 }
 
 void ActivationRows::Store(const KernelTable& table, int64_t row, int64_t col_begin, int64_t n,
@@ -89,10 +88,44 @@ bool UsesTiles(const KernelTable& table, DType weights, ActivationForm activatio
          table.panel_tiles[static_cast<int>(weights)] != nullptr;
 }
 
-void MultiplyPanels(const KernelTable& table, const kernels::PackedMatrix& matrix, int64_t first,
+void MatrixInput::Assign(const KernelTable& table, base::ThreadPool* pool, DType weights,
+                         ActivationForm activation, const float* x, int64_t x_stride, int64_t rows,
+                         int64_t cols) {
+  const bool int8 = RowFormOf(weights, activation) == RowForm::kInt8;
+  stored_.Reset({.int8 = int8,
+                 .floats = !int8,
+                 .round_to_bf16 = activation == ActivationForm::kNative},
+                rows, cols);
+  const bool tiled = UsesTiles(table, weights, activation, rows);
+  const int64_t tile_bytes = int8 ? QuantTileBytes(cols) : Bf16TileBytes(cols);
+  std::byte* tiles = tiled ? tiles_.Reserve((rows + kTileRows - 1) / kTileRows * tile_bytes) : nullptr;
+  group_ = {};
+  group_.rows = rows;
+  (int8 ? group_.quant_tiles : group_.bf16_tiles) = tiles;
+  for (int64_t r = 0; r < rows; ++r) {
+    if (int8) group_.quant.push_back(stored_.quant(r));
+    if (!int8) group_.floats.push_back(stored_.floats(r));
+  }
+  const auto store = [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      stored_.Store(table, r, 0, cols, x + r * x_stride);
+      if (!tiled) continue;
+      std::byte* tile = tiles + r / kTileRows * tile_bytes;
+      if (int8) {
+        PutQuantRow(*group_.quant[r], 0, PaddedCodes(cols) / kBlockCols, r % kTileRows, tile);
+      } else {
+        PutBf16Row(group_.floats[r], 0, cols, r % kTileRows, tile);
+      }
+    }
+  };
+  if (pool == nullptr) return store(0, rows);
+  pool->ParallelFor(rows, 1, store);
+}
+
+void MultiplyPanels(const KernelTable& table, const PackedMatrix& matrix, int64_t first,
                     int64_t panels, const GroupRows& x, ActivationForm activation, float* y,
                     int64_t y_stride) {
-  const kernels::PackedLayout& layout = matrix.layout;
+  const PackedLayout& layout = matrix.layout;
   const int type = static_cast<int>(layout.type);
   if (UsesTiles(table, layout.type, activation, x.rows)) {
     const std::byte* tiles = IsBf16TileType(layout.type) ? x.bf16_tiles : x.quant_tiles;
@@ -105,20 +138,20 @@ void MultiplyPanels(const KernelTable& table, const kernels::PackedMatrix& matri
          .rows = x.rows,
          .y = y,
          .y_stride = y_stride,
-         .scratch = ThreadScratch().Reserve(kernels::TileScratchBytes(layout))});
+         .scratch = ThreadScratch().Reserve(TileScratchBytes(layout))});
   }
   const RowForm form = RowFormOf(layout.type, activation);
   const bool as_f32 = activation == ActivationForm::kF32 || layout.type == DType::kF32;
   std::byte* scratch =
-      as_f32 ? ThreadScratch().Reserve(kernels::PanelScratchBytes(layout)) : nullptr;
+      as_f32 ? ThreadScratch().Reserve(PanelScratchBytes(layout)) : nullptr;
   for (int64_t p = 0; p < panels; ++p) {
-    const kernels::PanelArgs args{
+    const PanelArgs args{
         .layout = &layout,
         .panel = matrix.panel(first + p),
         .quant_x = form == RowForm::kInt8 ? x.quant.data() : nullptr,
         .float_x = form == RowForm::kFloat ? x.floats.data() : nullptr,
         .rows = x.rows,
-        .y = y + kernels::kPanelRows * p,
+        .y = y + kPanelRows * p,
         .y_stride = y_stride,
         .scratch = scratch};
     if (as_f32) {
@@ -129,4 +162,4 @@ void MultiplyPanels(const KernelTable& table, const kernels::PackedMatrix& matri
   }
 }
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem::kernels
