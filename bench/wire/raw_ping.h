@@ -17,8 +17,9 @@ struct RawPing {
   int rounds = 0;
 };
 
-// Microseconds of each round trip, in order. Each side copies what it gets out and what it sends in,
-// as a program with buffers of its own does. Forks the peer: call before this process has threads.
+// Microseconds of each round trip, in order. Each side copies what it gets out and what it sends
+// in, as a program with buffers of its own does. Forks the peer: call before this process has
+// threads.
 absl::StatusOr<std::vector<double>> MeasureRawPing(RawWay way, const RawPing& ping);
 
 }  // namespace tandem::bench

@@ -54,12 +54,11 @@ absl::StatusOr<std::unique_ptr<cpu_worker::ExpertStore>> OpenStore(const WireSha
   TANDEM_ASSIGN_OR_RETURN(options.format, ParseSynthFormat("q8_0", false));
   options.out = path;
   options.overwrite = true;
-  TANDEM_RETURN_IF_ERROR(
-      SynthesizeModel(options, [](int64_t, int64_t) { return true; }).status());
+  TANDEM_RETURN_IF_ERROR(SynthesizeModel(options, [](int64_t, int64_t) { return true; }).status());
   cpu_worker::ExpertStore::Options store_options;
   store_options.model_path = path;
-  TANDEM_ASSIGN_OR_RETURN(auto store, cpu_worker::ExpertStore::Open(store_options,
-                                                                    kernels::ActiveTable()));
+  TANDEM_ASSIGN_OR_RETURN(auto store,
+                          cpu_worker::ExpertStore::Open(store_options, kernels::ActiveTable()));
   std::set<cpu_worker::ExpertKey> keys;
   for (uint32_t e = 0; e < kWireExperts; ++e) keys.insert({kWireLayer, e});
   TANDEM_RETURN_IF_ERROR(store->Place(keys, [] { return true; }));
@@ -84,8 +83,7 @@ absl::Status ServeWire(const WireShape& shape, const std::string& folder) {
   TANDEM_ASSIGN_OR_RETURN(
       const auto local,
       rpc::GrpcServer::Start(absl::StrCat("unix:", folder, "/grpc.sock"), {service.get()}));
-  TANDEM_ASSIGN_OR_RETURN(shm,
-                          rpc::ShmServer::Start({.address = tcp->address()}, loop.wake_set()));
+  TANDEM_ASSIGN_OR_RETURN(shm, rpc::ShmServer::Start({.address = tcp->address()}, loop.wake_set()));
   loop.Serve(shm.get());
   const nlohmann::json hello = {
       {"tcp", tcp->address()}, {"unix", local->address()}, {"digest", store->digest()}};

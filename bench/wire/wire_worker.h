@@ -1,5 +1,5 @@
-// The worker's side of the dispatch benchmark, in a process of its own: the real service and compute
-// loop over a model with one small expert layer, behind all three transports.
+// The worker's side of the dispatch benchmark, in a process of its own: the real service and
+// compute loop over a model with one small expert layer, behind all three transports.
 #pragma once
 
 #include <string>
@@ -18,8 +18,8 @@ struct WireShape {
 inline constexpr uint32_t kWireLayer = 0;
 inline constexpr int64_t kWireExperts = 8;
 
-// Writes the model into `folder`, serves it until standard input ends, and prints one JSON line with
-// its addresses and digest before.
+// Writes the model into `folder`, serves it until standard input ends, and prints one JSON line
+// with its addresses and digest before.
 absl::Status ServeWire(const WireShape& shape, const std::string& folder);
 
 }  // namespace tandem::bench

@@ -36,8 +36,13 @@ void AddRow(const std::byte* from, int64_t cols, int32_t* to) {
 
 }  // namespace
 
-Combine::Combine(const RoutedLayer& layer)
-    : layer_(layer), steps_(layer.rows() * layer.hidden), flagged_(layer.rows(), false) {}
+Combine::Combine(const RoutedLayer& layer, std::vector<int32_t> buffer)
+    : layer_(layer),
+      steps_(std::move(buffer)),
+      has_steps_(layer.rows(), false),
+      flagged_(layer.rows(), false) {
+  steps_.resize(layer.rows() * layer.hidden);
+}
 
 absl::Status Combine::AddGridSums(const Frame& frame, const rpc::Answer& answer) {
   const std::vector<int64_t> rows = RowsOfFrame(frame);
@@ -53,8 +58,14 @@ absl::Status Combine::AddGridSums(const Frame& frame, const rpc::Answer& answer)
       flagged_[rows[i]] = true;
       continue;
     }
-    AddRow(answer.sums.data + i * layer_.hidden * sizeof(int32_t), layer_.hidden,
-           steps_.data() + rows[i] * layer_.hidden);
+    const std::byte* from = answer.sums.data + i * layer_.hidden * sizeof(int32_t);
+    int32_t* to = steps_.data() + rows[i] * layer_.hidden;
+    if (has_steps_[rows[i]]) {
+      AddRow(from, layer_.hidden, to);
+    } else {
+      std::memcpy(to, from, layer_.hidden * sizeof(int32_t));
+      has_steps_[rows[i]] = true;
+    }
   }
   return absl::OkStatus();
 }
@@ -85,14 +96,15 @@ void Combine::Finish(std::span<float> routed) const {
   for (int64_t r = 0; r < layer_.rows(); ++r) {
     float* out = routed.data() + r * layer_.hidden;
     const auto it = terms_.find(r);
-    if (it == terms_.end()) {
-      // In f32 mode a row without terms has failed and its sum stays zero.
-      const int exponent = layer_.grid_exponents.empty() ? 0 : layer_.grid_exponents[r];
+    if (it == terms_.end() && has_steps_[r]) {
+      const int exponent = layer_.grid_exponents[r];
       const int32_t* steps = steps_.data() + r * layer_.hidden;
       for (int64_t c = 0; c < layer_.hidden; ++c) out[c] = kernels::GridDecode(steps[c], exponent);
       continue;
     }
+    // A row without sums or terms has failed, and its sum stays zero.
     std::fill_n(out, layer_.hidden, 0.0f);
+    if (it == terms_.end()) continue;
     for (int64_t rank = 0; rank < layer_.choice->experts_per_row; ++rank) {
       const float* term = it->second.data() + rank * layer_.hidden;
       for (int64_t c = 0; c < layer_.hidden; ++c) out[c] += term[c];

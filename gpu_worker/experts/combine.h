@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -17,7 +18,10 @@ namespace tandem::gpu_worker {
 
 class Combine {
  public:
-  explicit Combine(const RoutedLayer& layer);
+  // `buffer` is memory to use again, from an earlier layer's TakeBuffer: a fresh one costs more
+  // than the additions.
+  explicit Combine(const RoutedLayer& layer, std::vector<int32_t> buffer = {});
+  std::vector<int32_t> TakeBuffer() { return std::move(steps_); }
 
   // Adds a worker's answer to `frame`. INTERNAL (expected and found) when its sizes do not fit;
   // nothing is added then.
@@ -33,8 +37,10 @@ class Combine {
 
  private:
   const RoutedLayer& layer_;
-  std::vector<int32_t> steps_;  // [rows, hidden] multiples of 2^grid_exponent
-  std::vector<bool> flagged_;   // [rows]
+  // [rows, hidden] multiples of 2^grid_exponent; rows without `has_steps_` hold something old.
+  std::vector<int32_t> steps_;
+  std::vector<bool> has_steps_;  // [rows]
+  std::vector<bool> flagged_;    // [rows]
   // row -> [experts_per_row, hidden] weighted outputs by rank
   absl::flat_hash_map<int64_t, std::vector<float>> terms_;
 };

@@ -19,25 +19,27 @@ using experts::v1::REPLY_FORM_PER_EXPERT_F32;
 // another constant.
 constexpr float kLayerConstant = 1.0f;
 
+// The largest of the values' bits without their sign: among numbers of one sign bits are ordered as
+// values are, and infinities and NaNs come last. The loop is one vector instruction a step.
+template <typename Bits>
+Bits LargestBits(const std::byte* data, int64_t values, Bits magnitude_mask) {
+  Bits largest = 0;
+  for (int64_t i = 0; i < values; ++i) {
+    Bits bits;
+    std::memcpy(&bits, data + i * sizeof bits, sizeof bits);
+    largest = std::max(largest, static_cast<Bits>(bits & magnitude_mask));
+  }
+  return largest;
+}
+
 // Largest |x| of a row as sent; infinity when a value is not finite.
 float RowAbsMax(const RoutedLayer& layer, int64_t row) {
   const std::byte* data = layer.x.data() + row * layer.row_bytes();
   const bool bf16 = layer.dtype == tensor::v1::WIRE_DTYPE_BF16;
-  float max = 0;
-  for (int64_t c = 0; c < layer.hidden; ++c) {
-    uint32_t bits = 0;
-    if (bf16) {
-      uint16_t half;
-      std::memcpy(&half, data + c * sizeof(half), sizeof(half));
-      bits = static_cast<uint32_t>(half) << 16;
-    } else {
-      std::memcpy(&bits, data + c * sizeof(bits), sizeof(bits));
-    }
-    const float value = std::fabs(std::bit_cast<float>(bits));
-    if (!std::isfinite(value)) return HUGE_VALF;
-    max = std::max(max, value);
-  }
-  return max;
+  const uint32_t bits = bf16 ? uint32_t{LargestBits<uint16_t>(data, layer.hidden, 0x7fff)} << 16
+                             : LargestBits<uint32_t>(data, layer.hidden, 0x7fff'ffff);
+  const float largest = std::bit_cast<float>(bits);
+  return std::isfinite(largest) ? largest : HUGE_VALF;
 }
 
 bool WeightsAreFinite(const RoutedLayer& layer, int64_t row) {
@@ -80,7 +82,7 @@ void ExpertLink::Start(RoutedLayer& layer, const std::vector<bool>& alive, absl:
     }
     rows.push_back(r);
   }
-  combine_.emplace(layer);
+  combine_.emplace(layer, std::move(sum_buffer_));
   exchange_.emplace(layer, workers_, options_,
                     grid ? REPLY_FORM_GRID_SUM : REPLY_FORM_PER_EXPERT_F32, deadline, counters_);
   exchange_->Send(TermsOf(rows));
@@ -101,6 +103,7 @@ void ExpertLink::Finish(std::span<float> routed, std::vector<absl::Status>* row_
   }
   *row_status = std::move(row_status_);
   exchange_.reset();
+  sum_buffer_ = combine_->TakeBuffer();
   combine_.reset();
 }
 

@@ -41,6 +41,7 @@ class ExpertLink {
   absl::Time deadline_;
   std::vector<absl::Status> row_status_;
   std::optional<Combine> combine_;
+  std::vector<int32_t> sum_buffer_;  // kept from layer to layer
   std::optional<Exchange> exchange_;
 };
 
