@@ -103,9 +103,12 @@ void Exchange::StopPolling() {
 }
 
 // Whoever waits awake for a short time saves the wake-up, which costs more than the whole way
-// through shared memory. True when something has arrived.
+// through shared memory. Where only gRPC's threads can bring an answer they need the processor more
+// than this one. True when something has arrived.
 bool Exchange::SpinForArrivals() {
-  rpc::SpinWait wait(absl::ToInt64Nanoseconds(options_.spin_max));
+  const bool worth_it = std::any_of(polled_.begin(), polled_.end(),
+                                    [](const auto& polled) { return polled.second->CanPoll(); });
+  rpc::SpinWait wait(worth_it ? absl::ToInt64Nanoseconds(options_.spin_max) : 0);
   do {
     for (const auto& [address, transport] : polled_) transport->Poll();
     if (inbox_->any.load()) return true;

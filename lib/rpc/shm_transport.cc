@@ -99,6 +99,11 @@ class ShmTransportImpl final : public ShmTransport {
     if (!refused.ok()) done(std::move(refused));
   }
 
+  bool CanPoll() override {
+    absl::MutexLock lock(&mutex_);
+    return connection_ != nullptr;
+  }
+
   void StartPolling() override {
     absl::MutexLock lock(&mutex_);
     if (polling_++ == 0 && connection_ != nullptr) connection_->answers.AnnounceAwake();

@@ -32,6 +32,8 @@ class Transport {
   // pairs, `done` is called from within Poll, so whoever started has to go on polling or stop;
   // deadlines and lost peers are noticed all the same. Poll returns true when it called any.
   // Transports that bring answers by themselves need none of the three.
+  // CanPoll tells whether there is something to look at now.
+  virtual bool CanPoll() { return false; }
   virtual void StartPolling() {}
   virtual bool Poll() { return false; }
   virtual void StopPolling() {}

@@ -22,6 +22,7 @@ class ChosenTransport final : public Transport {
     Way(call).Call(call, timeout, std::move(done));
   }
 
+  bool CanPoll() override { return shm_->CanPoll(); }
   void StartPolling() override { shm_->StartPolling(); }
   bool Poll() override { return shm_->Poll(); }
   void StopPolling() override { shm_->StopPolling(); }
