@@ -95,6 +95,39 @@ TEST(TensorSourceGolden, SafetensorsOfTheSafetensorsPackage) {
 
 std::string PlainGguf() { return GgufBuilder().Add("t", {8}, kGgmlF32, 0, 32).Build(); }
 
+// What is read at PlaceOf is what is mapped, whichever file a tensor lies in, slices too.
+void ExpectPlacesHoldTheBytes(const std::string& path) {
+  const auto source = TensorSource::Open(path);
+  ASSERT_TRUE(source.ok()) << source.status();
+  const auto expect_same = [&](const TensorView& view) {
+    const FilePlace place = (*source)->PlaceOf(view);
+    EXPECT_EQ(place.file->path(), view.file);
+    std::vector<std::byte> read(view.size_bytes);
+    ASSERT_TRUE(place.file->ReadAt(place.offset, read).ok());
+    EXPECT_EQ(std::memcmp(read.data(), view.data, read.size()), 0) << view.name;
+  };
+  for (const TensorView& view : (*source)->tensors()) {
+    expect_same(view);
+    if (view.shape.size() >= 2) expect_same(view.Slice(view.shape.front() - 1));
+  }
+}
+
+TEST(TensorSourceGolden, PlacesHoldTheBytes) {
+  const nlohmann::json manifest = ReadManifest();
+  ExpectPlacesHoldTheBytes(GoldenPath("tiny.gguf"));
+  ExpectPlacesHoldTheBytes(GoldenPath(manifest["gguf_parts"][0]));
+}
+
+TEST(TensorSourceDeathTest, PlaceOfAForeignTensor) {
+  const TemporaryFolder folder;
+  const auto source = TensorSource::Open(folder.Write("m.gguf", PlainGguf()));
+  ASSERT_TRUE(source.ok()) << source.status();
+  const float values[8] = {};
+  TensorView foreign = *(*source)->Find("t");
+  foreign.data = reinterpret_cast<const std::byte*>(values);
+  EXPECT_DEATH((*source)->PlaceOf(foreign), "another source");
+}
+
 TEST(TensorSource, FindsByNameOrNot) {
   const TemporaryFolder folder;
   const auto source = TensorSource::Open(folder.Write("m.gguf", PlainGguf()));
