@@ -109,13 +109,15 @@ Json MeasureCell(const Bench& bench, int64_t rows) {
   };
   layer.Run(bench.set, next());  // sizes the scratch memory
   ReadSpeeds reads;
-  std::vector<double> seconds;
+  std::vector<double> seconds, cpu_seconds;
   const LoadMeter meter;
   LoadSample load;
   int readings = 0;
   do {
     reads.Sample(bench.pool, bench.set.Bytes(next(), flags.experts));
+    const double cpu_start = ProcessCpuSeconds();
     seconds.push_back(layer.Run(bench.set, next()));
+    cpu_seconds.push_back((ProcessCpuSeconds() - cpu_start) / bench.pool->threads());
     ++readings;
     load = meter.Read();
   } while (load.wall_s < flags.seconds || static_cast<int>(seconds.size()) < flags.runs_min);
@@ -140,6 +142,7 @@ Json MeasureCell(const Bench& bench, int64_t rows) {
               {"arena_bytes", bench.set.memory().size()},
               {"us_median", median * 1e6},
               {"us_best", best * 1e6},
+              {"us_cpu_median", Median(cpu_seconds) * 1e6},
               {"gb_s", bytes / median / 1e9},
               {"gb_s_best", bytes / best / 1e9},
               {"gflop_s", flop / median / 1e9},

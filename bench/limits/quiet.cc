@@ -15,7 +15,7 @@ namespace {
 LoadSample Now() {
   LoadSample now;
   now.wall_s = absl::ToDoubleSeconds(base::RealClock().Monotonic());
-  now.own_cpu_s = static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
+  now.own_cpu_s = ProcessCpuSeconds();
   std::ifstream file("/proc/stat");
   std::string label;
   // user nice system idle iowait irq softirq steal (proc(5)).
@@ -29,6 +29,12 @@ LoadSample Now() {
 }
 
 }  // namespace
+
+double ProcessCpuSeconds() {
+  timespec time = {};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
 
 LoadMeter::LoadMeter() : start_(Now()) {}
 

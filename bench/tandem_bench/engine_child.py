@@ -4,8 +4,10 @@ Engines keep threads that spin for a while, some for good: SIGSTOP makes sure th
 to itself.
 """
 
+import ctypes
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -17,7 +19,13 @@ from tandem_bench.machine import process_seconds
 # glibc's allocator asks for huge pages too, so that engines that allocate for themselves get what Tandem takes.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 START_S_MAX = 600
+SET_PDEATHSIG = 1  # prctl(2)
 ANSWER_S_MAX = 300
+
+
+def die_with_parent():
+    """Runs in the child: a stopped process that nobody will ever continue would keep its gigabytes for good."""
+    ctypes.CDLL(None).prctl(SET_PDEATHSIG, signal.SIGKILL)
 
 
 class EngineFailed(Exception):
@@ -32,7 +40,7 @@ class EngineChild:
         self.buffer = b""
         self.complaints = tempfile.TemporaryFile()
         self.process = subprocess.Popen([str(word) for word in command], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=self.complaints,
+                                        stdout=subprocess.PIPE, stderr=self.complaints, preexec_fn=die_with_parent,
                                         env={**os.environ, **HUGE_PAGES, **(env or {})})
         self.hello = self._answer(START_S_MAX)
         if "unsupported" in self.hello:
@@ -47,7 +55,8 @@ class EngineChild:
     def _last_complaint(self):
         self.complaints.seek(0)
         lines = [line for line in self.complaints.read().decode(errors="replace").splitlines() if line.strip()]
-        return lines[-1][:200] if lines else "it said nothing"
+        telling = [line for line in lines if re.search(r"assert|abort|error|fail|cannot", line, re.I)]
+        return (telling or lines or ["it said nothing"])[-1][:200]
 
     def _fail(self, why):
         complaint = self._last_complaint()

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import pathlib
 import pkgutil
+import signal
 import sys
 
 from tandem_bench import commands
@@ -48,6 +49,8 @@ def main(argv):
         add_shared_arguments(subparser)
         module.add_arguments(subparser)
     args = parser.parse_args(argv)
+    # An order to stop unwinds the stack, so that what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         args.threads = parse_threads(args.threads)
         return modules[args.command].run(args)
