@@ -195,6 +195,15 @@ absl::Status QuantizeRow(DType type, const float* src, int64_t cols, std::byte* 
 absl::Status ValidateRow(DType type, const std::byte* src, int64_t cols) {
   TANDEM_RETURN_IF_ERROR(RowBytes(type, cols).status());
   int64_t bad = -1;
+  if (type == DType::kF8E4M3) {
+    // NaN is the only value kernels of this format do not carry; no real weight is one.
+    const auto nan = std::find_if(src, src + cols, [](std::byte code) {
+      return (code & std::byte{0x7f}) == std::byte{0x7f};
+    });
+    if (nan == src + cols) return absl::OkStatus();
+    return absl::DataLossError(
+        absl::StrCat("value ", nan - src, " of the row: expected a number, found an f8_e4m3 NaN"));
+  }
   VisitBlockType(type, [&]<typename Block>(Block*) {
     const int64_t blocks = cols / InfoOf(type).block_elems;
     for (int64_t b = 0; b < blocks && bad < 0; ++b) {

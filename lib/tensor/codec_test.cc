@@ -168,6 +168,9 @@ TEST(ValidateRow, PlainTypesHaveNoScales) {
   const float nan = std::nanf("");
   EXPECT_TRUE(ValidateRow(DType::kF32, reinterpret_cast<const std::byte*>(&nan), 1).ok());
   EXPECT_EQ(ValidateRow(DType::kQ8_0, nullptr, 33).code(), absl::StatusCode::kInvalidArgument);
+  const std::byte codes[3] = {std::byte{0x7e}, std::byte{0x80}, std::byte{0xff}};
+  EXPECT_TRUE(ValidateRow(DType::kF8E4M3, codes, 2).ok());
+  EXPECT_EQ(ValidateRow(DType::kF8E4M3, codes, 3).code(), absl::StatusCode::kDataLoss);
 }
 
 TEST(DequantizeRowDeath, IntegersHaveNoRealValue) {
