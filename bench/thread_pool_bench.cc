@@ -2,6 +2,7 @@
 // nothing, from threads that are awake and from threads that sleep. One line of CSV each; run on a
 // quiet machine, or under load to see how the pool behaves there.
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <string>
@@ -52,6 +53,22 @@ std::vector<double> BackToBack(base::ThreadPool* pool, int loops, double item_us
   return us;
 }
 
+// Loops in which every thread must take part before any may leave: the full way there and back.
+std::vector<double> Rendezvous(base::ThreadPool* pool, int loops) {
+  std::vector<double> us;
+  for (int i = 0; i < loops; ++i) {
+    std::atomic<int> arrived{0};
+    const double start = NowUs();
+    pool->ParallelFor(pool->threads(), 1, [&](int64_t, int64_t) {
+      arrived.fetch_add(1);
+      while (arrived.load() < pool->threads()) {
+      }
+    });
+    us.push_back(NowUs() - start);
+  }
+  return us;
+}
+
 std::vector<double> AfterSleep(base::ThreadPool* pool, int loops) {
   std::vector<double> us;
   for (int i = 0; i < loops; ++i) {
@@ -70,6 +87,7 @@ void Measure(const Flags& flags, int threads) {
   pool.BindCaller();
   BackToBack(&pool, 1000, 0);
   Print("empty_awake", flags, threads, BackToBack(&pool, flags.loops, 0));
+  Print("all_meet_awake", flags, threads, Rendezvous(&pool, std::min(flags.loops, 2000)));
   Print("empty_asleep", flags, threads, AfterSleep(&pool, std::min(flags.loops, 500)));
   // 20 us of work for each thread: what is above 20 is the cost of sharing it.
   Print("work_20us", flags, threads, BackToBack(&pool, std::max(1, flags.loops / 10), 10));
