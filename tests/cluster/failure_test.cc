@@ -1,6 +1,9 @@
 // What a user sees when a process dies: a clear error in time, a cluster that comes back by itself,
-// nothing left behind.
+// nothing left behind. Whether experts are asked through shared memory or gRPC.
 #include <signal.h>
+
+#include <filesystem>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -15,11 +18,12 @@ namespace {
 constexpr int kTokens = 200;
 constexpr int kKillAtToken = 20;
 
-class FailureTest : public testing::Test {
+class FailureTest : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     ClusterOptions options;
     options.model = QuizModelPath();
+    options.flags = {absl::StrCat("--expert-transport=", GetParam())};
     auto cluster = LocalCluster::Start(options);
     ASSERT_TRUE(cluster.ok()) << cluster.status();
     cluster_ = std::make_unique<LocalCluster>(*std::move(cluster));
@@ -30,6 +34,33 @@ class FailureTest : public testing::Test {
     auto baseline = client_->Generate(request_, absl::Seconds(120));
     ASSERT_TRUE(baseline.ok()) << baseline.status();
     baseline_ = baseline->ids;
+    ExpectTransportInUse();
+  }
+
+  // Every answer of an expert so far has come the way this test is about.
+  void ExpectTransportInUse() {
+    const std::string admin = FirstOf("gpu_worker").admin_address;
+    for (const std::string transport : {"shm", "grpc"}) {
+      const auto answers = MetricOf(
+          admin, absl::StrCat("tandem_engine_expert_answers_total{transport=\"", transport, "\"}"));
+      ASSERT_TRUE(answers.ok()) << answers.status();
+      if (transport == GetParam()) {
+        EXPECT_GT(*answers, kTokens);
+      } else {
+        EXPECT_EQ(*answers, 0);
+      }
+    }
+  }
+
+  // Shared memory has no name and its sockets are abstract: nothing can stay behind, and this holds
+  // it to that.
+  static std::set<std::string> SharedFiles() {
+    std::set<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator("/dev/shm")) {
+      const std::string name = entry.path().filename();
+      if (name.find("tandem") != std::string::npos) names.insert(name);
+    }
+    return names;
   }
 
   ProcessInfo FirstOf(const std::string& role) {
@@ -45,8 +76,15 @@ class FailureTest : public testing::Test {
   void ExpectCleanStop() {
     auto processes = cluster_->Processes();
     ASSERT_TRUE(processes.ok());
+    std::vector<std::string> sockets;
+    for (const auto& process : *processes) {
+      for (std::string& name : ShmSocketsOf(process.pid)) sockets.push_back(std::move(name));
+    }
+    EXPECT_FALSE(sockets.empty()) << "expert workers have a socket each";
     auto code = cluster_->Stop();
     ASSERT_TRUE(code.ok()) << code.status();
+    for (const std::string& name : sockets) EXPECT_FALSE(SocketExists(name)) << name;
+    EXPECT_EQ(SharedFiles(), std::set<std::string>());
     for (const auto& process : *processes) {
       EXPECT_TRUE(WaitUntilGone(process.pid, absl::Seconds(5))) << process.name << " leaked";
     }
@@ -58,7 +96,7 @@ class FailureTest : public testing::Test {
   std::vector<uint32_t> baseline_;
 };
 
-TEST_F(FailureTest, KilledExpertWorkerFailsInTimeAndTheClusterRecovers) {
+TEST_P(FailureTest, KilledExpertWorkerFailsInTimeAndTheClusterRecovers) {
   const ProcessInfo victim = FirstOf("cpu_worker");
   absl::Time killed;
   auto answer = client_->Generate(request_, absl::Seconds(60), [&](int tokens) {
@@ -85,7 +123,7 @@ TEST_F(FailureTest, KilledExpertWorkerFailsInTimeAndTheClusterRecovers) {
   ExpectCleanStop();
 }
 
-TEST_F(FailureTest, KilledGpuWorkerIsRestartedAndTheAnswerGoesOnUnchanged) {
+TEST_P(FailureTest, KilledGpuWorkerIsRestartedAndTheAnswerGoesOnUnchanged) {
   const ProcessInfo victim = FirstOf("gpu_worker");
   bool killed = false;
   auto answer = client_->Generate(request_, absl::Seconds(60), [&](int tokens) {
@@ -100,7 +138,7 @@ TEST_F(FailureTest, KilledGpuWorkerIsRestartedAndTheAnswerGoesOnUnchanged) {
   ExpectCleanStop();
 }
 
-TEST_F(FailureTest, DeadlineEndsARequestAndFreesItsPages) {
+TEST_P(FailureTest, DeadlineEndsARequestAndFreesItsPages) {
   auto answer = client_->Generate(request_, absl::Milliseconds(30));
   ASSERT_FALSE(answer.ok());
   EXPECT_EQ(answer.status().code(), absl::StatusCode::kDeadlineExceeded) << answer.status();
@@ -109,6 +147,9 @@ TEST_F(FailureTest, DeadlineEndsARequestAndFreesItsPages) {
   EXPECT_EQ(again->ids, baseline_);
   ExpectCleanStop();
 }
+
+INSTANTIATE_TEST_SUITE_P(Transports, FailureTest, testing::Values("shm", "grpc"),
+                         [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
 }  // namespace tandem::cluster_test

@@ -1,6 +1,6 @@
 // Same weights, prompt and seed give the same tokens and the same log probabilities, bit for bit,
-// whatever the batch, the number of expert workers or the chunks a prompt is cut into. Real
-// processes, the model that ships.
+// whatever the batch, the number of expert workers, the chunks a prompt is cut into or the way rows
+// travel. Real processes, the model that ships.
 #include <filesystem>
 #include <thread>
 
@@ -90,6 +90,8 @@ TEST_P(InvarianceTest, SameBitsForBatchWorkersAndChunks) {
   EXPECT_EQ(baseline, Run(1, /*together=*/true, {})) << "batch 16";
   EXPECT_EQ(baseline, Run(2, /*together=*/true, {"--prefill-chunk", "32"})) << "2 workers";
   EXPECT_EQ(baseline, Run(3, /*together=*/true, {"--prefill-chunk", "7"})) << "3 workers";
+  EXPECT_EQ(baseline, Run(2, /*together=*/true, {"--expert-transport=shm"})) << "shared memory";
+  EXPECT_EQ(baseline, Run(2, /*together=*/true, {"--expert-transport=grpc"})) << "gRPC";
 }
 
 INSTANTIATE_TEST_SUITE_P(GreedyAndSeeded, InvarianceTest, testing::Values(0.0f, 0.9f));

@@ -1,13 +1,18 @@
 #include "tests/cluster/local_cluster.h"
 
 #include <fcntl.h>
+#include <netdb.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <set>
+#include <sstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -140,6 +145,91 @@ bool WaitUntilGone(pid_t pid, absl::Duration wait_max) {
     absl::SleepFor(absl::Milliseconds(10));
   }
   return false;
+}
+
+namespace {
+
+struct UnixSocket {
+  std::string inode;
+  std::string name;
+};
+
+// Lines of /proc/net/unix: seven fields, the inode last, then the name if there is one.
+std::vector<UnixSocket> UnixSockets() {
+  std::vector<UnixSocket> sockets;
+  std::ifstream in("/proc/net/unix");
+  std::string line;
+  while (std::getline(in, line)) {
+    std::istringstream fields(line);
+    std::string skipped;
+    UnixSocket socket;
+    for (int i = 0; i < 6; ++i) fields >> skipped;
+    fields >> socket.inode >> socket.name;
+    sockets.push_back(std::move(socket));
+  }
+  return sockets;
+}
+
+constexpr char kShmSocketPrefix[] = "@tandem-experts/";
+
+}  // namespace
+
+std::vector<std::string> ShmSocketsOf(pid_t pid) {
+  std::set<std::string> inodes;
+  std::error_code error;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(absl::StrCat("/proc/", pid, "/fd"), error)) {
+    inodes.insert(std::filesystem::read_symlink(entry, error).string());
+  }
+  std::vector<std::string> names;
+  for (const UnixSocket& socket : UnixSockets()) {
+    if (socket.name.rfind(kShmSocketPrefix, 0) == 0 &&
+        inodes.count(absl::StrCat("socket:[", socket.inode, "]")) != 0) {
+      names.push_back(socket.name);
+    }
+  }
+  return names;
+}
+
+bool SocketExists(const std::string& name) {
+  const std::vector<UnixSocket> sockets = UnixSockets();
+  return std::any_of(sockets.begin(), sockets.end(),
+                     [&](const UnixSocket& socket) { return socket.name == name; });
+}
+
+namespace {
+
+std::string HttpGet(const std::string& address, const std::string& path) {
+  const size_t colon = address.rfind(':');
+  addrinfo* found = nullptr;
+  if (::getaddrinfo(address.substr(0, colon).c_str(), address.substr(colon + 1).c_str(), nullptr,
+                    &found) != 0) {
+    return "";
+  }
+  const int fd = ::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  std::string answer;
+  if (::connect(fd, found->ai_addr, found->ai_addrlen) == 0) {
+    const std::string request =
+        absl::StrCat("GET ", path, " HTTP/1.1\r\nHost: ", address, "\r\nConnection: close\r\n\r\n");
+    (void)!::send(fd, request.data(), request.size(), MSG_NOSIGNAL);
+    char buffer[4096];
+    ssize_t bytes = 0;
+    while ((bytes = ::recv(fd, buffer, sizeof buffer, 0)) > 0) answer.append(buffer, bytes);
+  }
+  ::close(fd);
+  ::freeaddrinfo(found);
+  return answer;
+}
+
+}  // namespace
+
+absl::StatusOr<double> MetricOf(const std::string& admin_address, const std::string& sample) {
+  std::istringstream lines(HttpGet(admin_address, "/metrics"));
+  std::string line;
+  while (std::getline(lines, line)) {
+    if (line.rfind(sample + " ", 0) == 0) return std::strtod(line.c_str() + sample.size(), nullptr);
+  }
+  return absl::NotFoundError(absl::StrCat("no ", sample, " at ", admin_address));
 }
 
 }  // namespace tandem::cluster_test

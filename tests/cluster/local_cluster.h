@@ -54,4 +54,13 @@ bool ProcessAlive(pid_t pid);
 // Waits until `pid` is gone; false when it is still there after `wait_max`.
 bool WaitUntilGone(pid_t pid, absl::Duration wait_max);
 
+// Names of the shared-memory sockets `pid` has open, as /proc/net/unix writes them.
+std::vector<std::string> ShmSocketsOf(pid_t pid);
+// Whether some process has a socket of this name.
+bool SocketExists(const std::string& name);
+
+// The value of a sample on /metrics of the server at `admin_address`, which is named by everything
+// before the value, as in `calls_total{kind="a"}`. NOT_FOUND when there is none.
+absl::StatusOr<double> MetricOf(const std::string& admin_address, const std::string& sample);
+
 }  // namespace tandem::cluster_test
