@@ -34,7 +34,9 @@ void AddFlags(CLI::App& app, Flags* flags) {
   app.add_option("--model", worker.model_path, "GGUF file, safetensors file or model folder")
       ->required();
   app.add_option("--coordinator", worker.coordinator, "host:port of the coordinator")->required();
-  app.add_option("--listen", worker.listen, "host:port for GPU workers; port 0 takes any free one")
+  app.add_option("--listen", worker.listen,
+                 "host:port for GPU workers, port 0 takes any free one; or unix:path, for those of "
+                 "this host")
       ->capture_default_str();
   app.add_option("--advertise", worker.advertise,
                  "host[:port] others reach this worker at, when --listen is not it");

@@ -22,8 +22,8 @@ TARGET_SHM_US = 25.0
 # Expert workers a model is spread over when its share of a step is worked out.
 WORKERS = (1, 16)
 
-COLUMNS = """shape hidden rows gap_us spin_us way p50_us p99_us best_us rounds send_p50_us compute_p50_us raw_way raw_p50_us
-    raw_p99_us ratio_to_raw target_ratio target_us moe_layers way_ms_per_step read_gb_s expert_ms_per_step_1_worker
+COLUMNS = """shape hidden rows gap_us spin_us way p50_us p99_us best_us rounds send_p50_us compute_p50_us raw_way
+    raw_p50_us raw_p99_us ratio_to_raw target_ratio target_us moe_layers way_ms_per_step read_gb_s expert_ms_per_step_1_worker
     share_of_step_1_worker share_of_step_16_workers other_cores build""".split()
 
 TABLE = {"shape": "shape", "rows": "rows", "gap_us": "gap", "way": "way", "p50_us": "p50 us", "p99_us": "p99 us",
@@ -93,8 +93,8 @@ def run(args):
     rounds = min(args.rounds, 200) if args.quick else args.rounds
     for shape in shapes:
         hidden, top_k, _, _ = SHAPES[shape]
-        command = [str(programs[PROGRAM]), "--hidden", str(hidden), "--experts-per-token", str(top_k), "--rows", args.rows,
-                   "--gap-us", args.gap_us, "--rounds", str(rounds), "--spin-us", str(args.spin_us)]
+        command = [str(programs[PROGRAM]), "--hidden", str(hidden), "--experts-per-token", str(top_k), "--rows",
+                   args.rows, "--gap-us", args.gap_us, "--rounds", str(rounds), "--spin-us", str(args.spin_us)]
         with OtherLoad([]) as load:
             measured = json_lines(command)
         raw = {(row["way"], row["rows"]): row for row in measured}
