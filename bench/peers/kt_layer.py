@@ -60,20 +60,52 @@ class Memory:
         self.map.close()
 
 
-class Weights:
-    """The experts of a file as three stacks [experts, rows, cols]: gate, up, down; experts repeat."""
+class RepeatedFile:
+    """Parts of a file one after the other in memory, over and over: many experts in the space of a few.
 
-    def __init__(self, path, gate_bytes, down_bytes, distinct, experts):
-        sizes = (gate_bytes, gate_bytes, down_bytes)
-        self.stacks = [Memory(size * experts) for size in sizes]
+    The extension reads all experts from one stack; conversions of it need no copies of their own to read from.
+    """
+
+    PROT_READ, MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 1, 1, 2, 16, 32
+
+    def __init__(self, path, first, stride, size, distinct, experts):
+        if size % mmap.PAGESIZE or first % mmap.PAGESIZE or stride % mmap.PAGESIZE:
+            unsupported(f"matrices of {size} bytes are no whole pages, which this harness maps")
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.libc.mmap.restype = ctypes.c_void_p
+        self.libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
+                                   ctypes.c_long]
+        self.libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        self.size = size * experts
+        self.address = self._map(None, self.size, self.MAP_PRIVATE | self.MAP_ANONYMOUS, -1, 0)
         with open(path, "rb") as file:
-            for expert in range(distinct):
-                for stack, size in zip(self.stacks, sizes):
-                    stack.map[expert * size:(expert + 1) * size] = file.read(size)
-        for stack, size in zip(self.stacks, sizes):
-            for expert in range(distinct, experts):
-                at = expert % distinct * size
-                stack.map[expert * size:(expert + 1) * size] = stack.map[at:at + size]
+            for expert in range(experts):
+                self._map(self.address + expert * size, size, self.MAP_SHARED | self.MAP_FIXED, file.fileno(),
+                          first + expert % distinct * stride)
+
+    def _map(self, address, size, flags, descriptor, offset):
+        mapped = self.libc.mmap(address, size, self.PROT_READ, flags, descriptor, offset)
+        if mapped in (None, ctypes.c_void_p(-1).value):
+            raise SystemExit(f"kt_layer.py: mmap: {os.strerror(ctypes.get_errno())}")
+        return mapped
+
+    def close(self):
+        self.libc.munmap(self.address, self.size)
+
+
+def stored_stacks(path, gate_bytes, down_bytes, distinct, experts):
+    """The experts of a file as three stacks [experts, rows, cols]: gate, up, down; experts repeat."""
+    sizes = (gate_bytes, gate_bytes, down_bytes)
+    stacks = [Memory(size * experts) for size in sizes]
+    with open(path, "rb") as file:
+        for expert in range(distinct):
+            for stack, size in zip(stacks, sizes):
+                stack.map[expert * size:(expert + 1) * size] = file.read(size)
+    for stack, size in zip(stacks, sizes):
+        for expert in range(distinct, experts):
+            at = expert % distinct * size
+            stack.map[expert * size:(expert + 1) * size] = stack.map[at:at + size]
+    return stacks
 
 
 class Engine:
@@ -84,15 +116,15 @@ class Engine:
         self.cpu = extension.CPUInfer(pool)
         self.config = self._config(extension)
         own = OWN_FORMS.get(options.form)
-        self.map_to_file = (ctypes.c_int64 * options.experts)(*range(options.experts))
-        weights = self._own_form_weights() if own else self._stored_weights(extension)
-        gate, up, down = (stack.address for stack in weights.stacks)
+        self.expert_map = (ctypes.c_int64 * options.experts)(*range(options.experts))
+        stacks = self._own_form_stacks() if own else self._stored_stacks(extension)
+        gate, up, down = (stack.address for stack in stacks)
         self.config.gate_proj, self.config.up_proj, self.config.down_proj = gate, up, down
         self.moe = getattr(extension.moe, own or "MOE")(self.config)
-        self._do(self.moe.load_weights_task(ctypes.addressof(self.map_to_file)))
-        for stack in weights.stacks if own else []:
+        self._do(self.moe.load_weights_task(ctypes.addressof(self.expert_map)))
+        for stack in stacks if own else []:
             stack.close()  # it keeps a copy in its own form; the llamafile backend may not, so that one stays
-        self.weights = weights
+        self.stacks = stacks
         self._make_buffers()
 
     def _config(self, extension):
@@ -104,7 +136,7 @@ class Engine:
         config.m_block, config.group_min_len = ROWS_BLOCK, TOKEN_BY_TOKEN_MAX
         return config
 
-    def _stored_weights(self, extension):
+    def _stored_stacks(self, extension):
         o = self.options
         types = extension.kvcache.ggml_type.__members__
         missing = [name for name in (o.gate_type, o.down_type) if name.upper() not in types]
@@ -114,15 +146,13 @@ class Engine:
         self.config.down_type = types[o.down_type.upper()]
         self.config.hidden_type = types["BF16"]
         gate_bytes, down_bytes = o.stored_bytes
-        return Weights(o.prefix + ".stored", gate_bytes, down_bytes, o.distinct, o.experts)
+        return stored_stacks(o.prefix + ".stored", gate_bytes, down_bytes, o.distinct, o.experts)
 
-    def _own_form_weights(self):
-        """bf16 to convert from: the file's experts once, and a map that lets all others be made of them."""
+    def _own_form_stacks(self):
+        """bf16 to convert from."""
         o = self.options
-        for i in range(o.experts):
-            self.map_to_file[i] = i % o.distinct
         size = o.hidden * o.inter * 2
-        return Weights(o.prefix + ".bf16", size, size, o.distinct, o.distinct)
+        return [RepeatedFile(o.prefix + ".bf16", i * size, 3 * size, size, o.distinct, o.experts) for i in range(3)]
 
     def _do(self, task):
         self.cpu.submit(task)

@@ -17,6 +17,7 @@ ALL_TYPES = MAIN_TYPES + ["f16", "q5_0", "q5_1", "q4_0", "q4_1", "iq4_nl", "q5_K
 SHAPES = {"v3": (7168, 2048), "v2lite": (2048, 1408), "tiny": (512, 256), "tiny352": (256, 352)}
 CACHE_MULTIPLE = 4  # the runs rotate over this many times the last-level cache: nothing is found in it
 ARENA_MIB_MIN = 512
+QUICK_ARENA_MIB = 8
 
 COLUMNS = """shape type gate_up_type down_type hidden inter isa threads rows_per_expert experts us_median us_best us_cpu_median
     gb_s gb_s_best gflop_s gflop_s_best read_gb_s read_gb_s_best read_pattern share_of_read peak_instruction
@@ -34,10 +35,17 @@ def add_arguments(parser):
     parser.add_argument("--types", default=",".join(MAIN_TYPES),
                         help="weight formats, or all (%(default)s); known: " + ", ".join(ALL_TYPES))
     parser.add_argument("--rows", default="1,4,16,64,512", help="rows per expert (%(default)s)")
-    parser.add_argument("--shape", default="v3,v2lite", help="expert shapes (%(default)s); known: " + ", ".join(SHAPES))
+    parser.add_argument("--shape", default="v3,v2lite",
+                        help="expert shapes (%(default)s); known: " + ", ".join(SHAPES))
     parser.add_argument("--experts", type=int, default=8, help="experts in one run (%(default)s)")
     parser.add_argument("--isa", default="", help="instruction set of the kernels; default: the fastest")
+    add_arena_argument(parser)
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each cell (%(default)s)")
+
+
+def add_arena_argument(parser):
+    parser.add_argument("--arena-mib", type=int, default=0, help=f"packed experts the runs rotate over; default: "
+                        f"{CACHE_MULTIPLE} times the last-level cache; less than that measures the cache")
 
 
 def chosen(text, known, flag):
@@ -48,9 +56,9 @@ def chosen(text, known, flag):
     return names
 
 
-def arena_mib(quick):
-    if quick:
-        return 8
+def arena_mib(args):
+    if args.quick or args.arena_mib:
+        return args.arena_mib or QUICK_ARENA_MIB
     return max(ARENA_MIB_MIN, CACHE_MULTIPLE * last_level_cache_bytes() // 2**20 + 1)
 
 
@@ -58,7 +66,7 @@ def command_of(args, program, shape, types):
     hidden, inter = SHAPES[shape]
     command = [str(program), "--types", ",".join(types), "--rows", args.rows, "--hidden", str(hidden),
                "--inter", str(inter), "--threads", ",".join(map(str, args.threads)), "--experts", str(args.experts),
-               "--seconds", str(0.0 if args.quick else args.seconds), "--arena-mib", str(arena_mib(args.quick)),
+               "--seconds", str(0.0 if args.quick else args.seconds), "--arena-mib", str(arena_mib(args)),
                "--runs-min", "2" if args.quick else "5"]
     return command + (["--isa", args.isa] if args.isa else [])
 

@@ -5,9 +5,9 @@ import math
 import statistics
 
 from tandem_bench.build import build_programs, run_step
-from tandem_bench.commands.kernels import ALL_TYPES, SHAPES, arena_mib, chosen
+from tandem_bench.commands.kernels import ALL_TYPES, SHAPES, add_arena_argument, arena_mib, chosen
 from tandem_bench.engine_child import EngineChild, EngineFailed
-from tandem_bench.machine import OtherLoad
+from tandem_bench.machine import OtherLoad, memory_available_bytes
 from tandem_bench.paths import cache_dir
 from tandem_bench.problem import Problem
 from tandem_bench.results import ResultFile, print_table
@@ -22,6 +22,7 @@ CHECKED_VALUES = 256  # outputs compared with Tandem's
 READ_SAMPLES = 6  # one of each access pattern, in every round
 ENGINE_S_MAX = 6.0  # an engine that has used this much of a cell sits out after ROUNDS_MIN rounds
 ROUNDS_MIN = 2
+MEMORY_SPARE_ARENAS = 2  # buffers, and what engines need while they load
 
 COLUMNS = """shape type gate_up_type down_type hidden inter phase threads rows_per_expert experts engine form build
     status us_median us_best gb_s gflop_s bytes_per_expert read_gb_s read_gb_s_best peak_gop_s limit share_of_limit
@@ -39,6 +40,7 @@ def add_arguments(parser):
     parser.add_argument("--shape", default="v3", help="expert shapes (%(default)s); known: " + ", ".join(SHAPES))
     parser.add_argument("--rivals", default=",".join(RIVALS), help="other engines (%(default)s)")
     parser.add_argument("--experts", type=int, default=8, help="experts a token goes to (%(default)s)")
+    add_arena_argument(parser)
     parser.add_argument("--rounds", type=int, default=5, help="turns of every engine in a cell (%(default)s)")
     parser.add_argument("--seconds", type=float, default=0.3, help="time of one turn at least (%(default)s)")
 
@@ -58,7 +60,7 @@ class Weights:
         self.gate_up_type, self.down_type = answer["gate_up_type"], answer["down_type"]
         self.stored_bytes = answer["stored_bytes_per_expert"]
         self.down_bytes = answer["stored_down_bytes_per_expert"]
-        count = max(arena_mib(args.quick) * 2**20 / self.stored_bytes, self.distinct)
+        count = max(arena_mib(args) * 2**20 / self.stored_bytes, self.distinct)
         self.experts = math.ceil(count / self.used) * self.used
         self.gflop_per_row = 6 * self.hidden * self.inter / 1e9
 
@@ -123,22 +125,37 @@ def relative_error(values, expected):
 def contestants_of(args, rivals, weights, program, threads):
     """Everyone who takes part with these weights; those who cannot say so in their status."""
     tandem = Contestant("tandem", "packed", "this tree", weights.stored_bytes)
-    tandem.start([program, "serve", "--type", weights.type, "--hidden", weights.hidden, "--inter", weights.inter,
-                  "--distinct", weights.distinct, "--in", weights.prefix, "--experts", weights.used, "--arena-mib",
-                  arena_mib(args.quick)])
-    if tandem.status != "ok":
-        raise Problem(f"{PROGRAM}: {tandem.status}")
-    everyone = [tandem]
+    commands = [(tandem, [program, "serve", "--type", weights.type, "--hidden", weights.hidden, "--inter",
+                          weights.inter, "--distinct", weights.distinct, "--in", weights.prefix, "--experts",
+                          weights.used, "--arena-mib", arena_mib(args)])]
     for rival in rivals:
         for form, label in (("stored", "as stored"), ("own", "own format")):
             contestant = Contestant(rival.name, label, rival.build, weights.stored_bytes)
-            command = rival.command(weights, form, threads)
-            if command is None:
-                contestant.status = f"unsupported: no format of its own near {weights.type}"
-            else:
-                contestant.start(command)
-            everyone.append(contestant)
+            commands.append((contestant, rival.command(weights, form, threads)))
+    # The last first: kt-kernel converts through a copy in bf16, for which there is memory only at the start.
+    for contestant, command in reversed(commands):
+        if command is None:
+            contestant.status = f"unsupported: no format of its own near {weights.type}"
+        else:
+            contestant.start(command)
+    everyone = [contestant for contestant, _ in commands]
+    if tandem.status != "ok":
+        stop_all(everyone)
+        raise Problem(f"{PROGRAM}: {tandem.status}")
     return everyone
+
+
+def stop_all(everyone):
+    for contestant in everyone:
+        contestant.stop()
+
+
+def check_memory(args, rivals):
+    """Every engine holds its experts, in each form, for the whole cell."""
+    need, available = (1 + 2 * len(rivals) + MEMORY_SPARE_ARENAS) * arena_mib(args) << 20, memory_available_bytes()
+    if available < need:
+        raise Problem(f"expected {need / 2**30:.1f} GiB of free memory for {1 + 2 * len(rivals)} sets of experts, found "
+                      f"{available / 2**30:.1f} GiB: end other programs, or name fewer --rivals")
 
 
 class Limits:
@@ -226,8 +243,7 @@ def measure_type(args, program, rivals, results, shape, type_name):
                       f"limit, {tandem.get('ratio_to_best_rival', math.nan):.2f} x {tandem.get('best_rival')}",
                       flush=True)
         finally:
-            for contestant in everyone:
-                contestant.stop()
+            stop_all(everyone)
     weights.remove()
 
 
@@ -237,6 +253,7 @@ def run(args):
     rivals = [RIVALS[name]() for name in chosen(args.rivals, RIVALS, "--rivals")]
     for rival in rivals:
         rival.prepare()
+    check_memory(args, rivals)
     program = build_programs(args, [PROGRAM])[PROGRAM]
     results = ResultFile(args.results, "peers", COLUMNS)
     for shape in shapes:
