@@ -55,10 +55,14 @@ class ChosenTransport final : public Transport {
   void Tell(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const int state = status.ok() ? 1 : 0;
     if (std::exchange(told_state_, state) == state) return;
-    const bool grpc = !status.ok() && choice_ == TransportChoice::kAuto;
+    if (!status.ok() && choice_ == TransportChoice::kShm) {
+      base::LogWarning("expert_worker_without_shm",
+                       {{"worker", address()}, {"why", status.ToString()}});
+      return;
+    }
     base::LogInfo("expert_transport",
                   {{"worker", address()},
-                   {"transport", grpc ? "grpc" : "shm"},
+                   {"transport", status.ok() ? "shm" : "grpc"},
                    {"why", status.ok() ? "it is on this host" : status.ToString()}});
   }
 

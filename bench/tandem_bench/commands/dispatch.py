@@ -23,7 +23,8 @@ TARGET_SHM_US = 25.0
 WORKERS = (1, 16)
 
 COLUMNS = """shape hidden rows gap_us spin_us way p50_us p99_us best_us rounds send_p50_us compute_p50_us raw_way
-    raw_p50_us raw_p99_us ratio_to_raw target_ratio target_us moe_layers way_ms_per_step read_gb_s expert_ms_per_step_1_worker
+    raw_p50_us raw_p99_us ratio_to_raw target_ratio target_us moe_layers way_ms_per_step read_gb_s
+    expert_ms_per_step_1_worker
     share_of_step_1_worker share_of_step_16_workers other_cores build""".split()
 
 TABLE = {"shape": "shape", "rows": "rows", "gap_us": "gap", "way": "way", "p50_us": "p50 us", "p99_us": "p99 us",
