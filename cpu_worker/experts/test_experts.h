@@ -8,9 +8,8 @@
 #include <random>
 #include <vector>
 
-#include "cpu_worker/experts/packed_expert.h"
+#include "cpu_worker/experts/test_packing.h"
 #include "lib/kernels/random_blocks.h"
-#include "lib/kernels/row_forms.h"
 #include "lib/model/model_weights.h"
 
 namespace tandem::cpu_worker {
@@ -18,33 +17,9 @@ namespace tandem::cpu_worker {
 struct TestExpert {
   std::vector<std::unique_ptr<std::vector<std::byte>>> bytes;
   FfnWeights weights;
-  std::vector<std::unique_ptr<kernels::AlignedBuffer>> panels;
+  std::unique_ptr<PackedCopy> copy;
   PackedExpert packed;
 };
-
-// Packs a whole matrix into memory that `owner` keeps.
-inline kernels::PackedMatrix PackTestMatrix(const Matrix& matrix, TestExpert* owner) {
-  kernels::PackedMatrix packed;
-  packed.layout = kernels::LayoutOf(matrix.view.dtype, matrix.rows(), matrix.cols(),
-                                    matrix.scale_inv.has_value() ? matrix.fp8_block_cols : 0);
-  owner->panels.push_back(std::make_unique<kernels::AlignedBuffer>());
-  std::byte* data = owner->panels.back()->Reserve(packed.layout.bytes());
-  packed.data = data;
-  for (int64_t p = 0; p < packed.layout.panels(); ++p) {
-    const int64_t first = p * kernels::kPanelRows;
-    const int64_t rows = std::min<int64_t>(kernels::kPanelRows, matrix.rows() - first);
-    std::vector<float> scales;
-    for (int64_t r = first; r < first + rows && matrix.scale_inv.has_value(); ++r) {
-      const float* row = reinterpret_cast<const float*>(matrix.scale_inv->data) +
-                         r / matrix.fp8_block_rows * matrix.scale_inv->cols();
-      scales.insert(scales.end(), row, row + matrix.scale_inv->cols());
-    }
-    kernels::PackPanel(packed.layout, matrix.view.data + first * matrix.view.row_bytes(), rows,
-                       scales.empty() ? nullptr : scales.data(),
-                       data + p * packed.layout.panel_bytes);
-  }
-  return packed;
-}
 
 inline Matrix TestMatrix(DType type, int64_t rows, int64_t cols, float scale,
                          std::mt19937_64& random, TestExpert* owner) {
@@ -96,9 +71,8 @@ inline TestExpert MakeTestExpert(DType gate, DType up, DType down, int64_t hidde
   expert.weights.gate = TestMatrix(gate, inter, hidden, gate_scale, random, &expert);
   expert.weights.up = TestMatrix(up, inter, hidden, up_scale, random, &expert);
   expert.weights.down = TestMatrix(down, hidden, inter, down_scale, random, &expert);
-  expert.packed.gate = PackTestMatrix(expert.weights.gate, &expert);
-  expert.packed.up = PackTestMatrix(expert.weights.up, &expert);
-  expert.packed.down = PackTestMatrix(expert.weights.down, &expert);
+  expert.copy = std::make_unique<PackedCopy>(expert.weights);
+  expert.packed = expert.copy->expert;
   return expert;
 }
 

@@ -14,7 +14,18 @@ namespace tandem::gpu_worker {
 using experts::v1::ExpertRows;
 using experts::v1::ExpertSums;
 
-absl::StatusOr<ExpertSums> ComputeExperts(const ModelWeights& weights, const ExpertRows& rows) {
+const cpu_worker::PackedExpert* PackedModel::Find(uint32_t layer, uint32_t expert) {
+  std::unique_ptr<cpu_worker::PackedCopy>& copy = copies_[{layer, expert}];
+  if (copy == nullptr) {
+    copy = std::make_unique<cpu_worker::PackedCopy>(weights_.layers.at(layer).experts.at(expert));
+  }
+  return &copy->expert;
+}
+
+namespace {
+
+absl::StatusOr<ExpertSums> ComputeExperts(PackedModel& model, const ExpertRows& rows) {
+  const ModelWeights& weights = model.weights();
   TANDEM_ASSIGN_OR_RETURN(const rpc::PayloadView x, rpc::ReadPayload(rows.x()));
   const bool grid = rows.reply_form() == experts::v1::REPLY_FORM_GRID_SUM;
   const int64_t hidden = weights.config.hidden_size, count = x.rows, pairs = rows.expert_ids_size();
@@ -45,7 +56,7 @@ absl::StatusOr<ExpertSums> ComputeExperts(const ModelWeights& weights, const Exp
   TANDEM_CHECK_EQ(pair, pairs);
   base::ThreadPool pool(1);
   cpu_worker::ExpertFfn ffn(kernels::ActiveTable(), &pool);
-  ffn.Run(batch, [&](uint32_t e) { return &weights.layers.at(rows.layer()).experts.at(e); });
+  ffn.Run(batch, [&](uint32_t e) { return model.Find(rows.layer(), e); });
   ExpertSums answer;
   answer.set_epoch(rows.epoch());
   if (grid) {
@@ -59,6 +70,8 @@ absl::StatusOr<ExpertSums> ComputeExperts(const ModelWeights& weights, const Exp
   return answer;
 }
 
+}  // namespace
+
 class InProcessWorker : public rpc::Transport {
  public:
   InProcessWorker(InProcessCluster& cluster, std::string address)
@@ -70,7 +83,7 @@ class InProcessWorker : public rpc::Transport {
     if (cluster_.fault) {
       if (absl::Status status = cluster_.fault(address_, rows); !status.ok()) return done(status);
     }
-    absl::StatusOr<ExpertSums> sums = ComputeExperts(cluster_.weights_, rows);
+    absl::StatusOr<ExpertSums> sums = ComputeExperts(cluster_.model_, rows);
     if (sums.ok() && cluster_.tamper) cluster_.tamper(rows, &*sums);
     if (!sums.ok()) return done(sums.status());
     done(rpc::AnswerOf(*std::move(sums), address_));
@@ -83,7 +96,7 @@ class InProcessWorker : public rpc::Transport {
 };
 
 InProcessCluster::InProcessCluster(const ModelWeights& weights, int workers, int replicas)
-    : weights_(weights) {
+    : model_(weights) {
   auto placement = std::make_shared<membership::v1::Placement>();
   placement->set_epoch(1);
   placement->set_model_digest(weights.digest);

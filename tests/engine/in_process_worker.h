@@ -4,20 +4,31 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "cpu_worker/experts/test_packing.h"
 #include "lib/model/model_weights.h"
 #include "lib/rpc/transport.h"
 #include "proto/membership.pb.h"
 
 namespace tandem::gpu_worker {
 
-// Answers `rows` with the experts of `weights`; what a worker that holds everything would say.
-absl::StatusOr<experts::v1::ExpertSums> ComputeExperts(const ModelWeights& weights,
-                                                       const experts::v1::ExpertRows& rows);
+// The experts of a model, each packed when it is first asked for.
+class PackedModel {
+ public:
+  explicit PackedModel(const ModelWeights& weights) : weights_(weights) {}
+  const ModelWeights& weights() const { return weights_; }
+  const cpu_worker::PackedExpert* Find(uint32_t layer, uint32_t expert);
+
+ private:
+  const ModelWeights& weights_;
+  std::map<std::pair<uint32_t, uint32_t>, std::unique_ptr<cpu_worker::PackedCopy>> copies_;
+};
 
 // The workers of a test and the table that places experts on them: expert e of every layer on
 // worker e % workers, or on all of them in turn with `replicas` > 1.
@@ -44,7 +55,7 @@ class InProcessCluster {
 
  private:
   friend class InProcessWorker;
-  const ModelWeights& weights_;
+  PackedModel model_;
   std::shared_ptr<const membership::v1::Placement> placement_;
 };
 
