@@ -177,6 +177,7 @@ absl::StatusOr<HeldExperts::Experts> ExpertStore::LoadAdded(
     experts.emplace(added[i], memory.experts[i]);
   }
   TANDEM_RETURN_IF_ERROR(LoadExperts(*model_->source, orders, &pool_, keep_going, &load_fraction_));
+  for (const std::shared_ptr<base::HugeMemory>& region : memory.regions) region->Collapse();
   TANDEM_RETURN_IF_ERROR(SelfTestNewTypes(experts));
   return experts;
 }

@@ -66,10 +66,8 @@ class KnownRows {
  public:
   KnownRows(const kernels::KernelTable& table, DType type, ActivationForm activation,
             const std::vector<float>& x, int64_t rows) {
-    std::vector<float> copies;
-    for (int64_t r = 0; r < rows; ++r) copies.insert(copies.end(), x.begin(), x.end());
-    const int64_t cols = static_cast<int64_t>(x.size());
-    input_.Assign(table, nullptr, type, activation, copies.data(), cols, rows, cols);
+    input_.Reset(table, type, activation, rows, static_cast<int64_t>(x.size()));
+    for (int64_t r = 0; r < rows; ++r) input_.Store(table, r, x.data());
   }
 
   const GroupRows& group() const { return input_.rows(); }

@@ -45,9 +45,10 @@ void AddWorkerOptions(CLI::App& app, WorkerOptions* o) {
   app.add_option("--attention", o->attention, "flash or reference")
       ->capture_default_str()
       ->check(CLI::IsMember({"flash", "reference"}));
-  app.add_option("--linear", o->linear,
-                 "Linear layers: native (bf16, same bits on every processor), onednn (bf16), or stored "
-                 "(the file's own format with int8 inputs: least memory traffic)")
+  app.add_option(
+         "--linear", o->linear,
+         "Linear layers: native (bf16, same bits on every processor), onednn (bf16), or stored "
+         "(the file's own format with int8 inputs: least memory traffic)")
       ->capture_default_str()
       ->check(CLI::IsMember({"native", "onednn", "stored"}));
   app.add_option("--precision", o->precision, "bf16 or f32")

@@ -42,10 +42,10 @@ int64_t FloatPanelBytes(const PackedLayout& layout) {
 
 // Scale numbers of one row over one group of blocks.
 struct HeadRow {
-  uint16_t scale[2] = {};      // kHalf: of each block; others: [0] is the (super) scale
-  uint16_t min = 0;            // f16 (super) minimum
-  uint8_t codes[8][2] = {};    // [block][group]
-  uint8_t min_codes[8] = {};   // [block], kSuperMin with one group
+  uint16_t scale[2] = {};     // kHalf: of each block; others: [0] is the (super) scale
+  uint16_t min = 0;           // f16 (super) minimum
+  uint8_t codes[8][2] = {};   // [block][group]
+  uint8_t min_codes[8] = {};  // [block], kSuperMin with one group
 };
 
 template <typename Block>
@@ -388,8 +388,7 @@ PackedLayout LayoutOf(DType type, int64_t rows, int64_t cols, int64_t fp8_cols) 
     return layout;
   }
   const PackedForm form = FormOf(type);
-  layout.panel_bytes =
-      CeilDiv(CeilDiv(cols, kBlockCols), form.group_blocks()) * form.group_bytes();
+  layout.panel_bytes = CeilDiv(CeilDiv(cols, kBlockCols), form.group_blocks()) * form.group_bytes();
   return layout;
 }
 

@@ -36,10 +36,10 @@ enum class Head : uint8_t { kHalf, kHalfMin, kSuper, kSuperMin, kTrit };
 struct PackedForm {
   Planes planes = Planes::kBytes;
   Head head = Head::kHalf;
-  int groups = 1;              // scales per block: 1 (of 32 columns) or 2 (of 16)
-  int zero = 0;                // code that means 0
-  float super_factor = 1.0f;   // scales are this times super scale times byte; a power of two
-  uint8_t levels[16] = {};     // code of each stored index, when has_levels
+  int groups = 1;             // scales per block: 1 (of 32 columns) or 2 (of 16)
+  int zero = 0;               // code that means 0
+  float super_factor = 1.0f;  // scales are this times super scale times byte; a power of two
+  uint8_t levels[16] = {};    // code of each stored index, when has_levels
   bool has_levels = false;
 
   constexpr bool has_mins() const { return head == Head::kHalfMin || head == Head::kSuperMin; }
@@ -50,7 +50,9 @@ struct PackedForm {
   }
   // Bytes of a block's scale codes in a super head.
   constexpr int head_block_bytes() const {
-    return head == Head::kSuperMin ? 32 : head == Head::kSuper || head == Head::kTrit ? 16 * groups : 0;
+    return head == Head::kSuperMin                       ? 32
+           : head == Head::kSuper || head == Head::kTrit ? 16 * groups
+                                                         : 0;
   }
   constexpr int head_super_bytes() const { return head == Head::kSuperMin ? 64 : 32; }
   constexpr int head_bytes() const {
@@ -165,9 +167,10 @@ constexpr PackedForm FormOf(DType type) {
 }
 
 // Types in every loop over forms.
-#define TANDEM_FOR_EACH_PACKED_TYPE(X)                                                           \
-  X(kQ8_0) X(kQ4_0) X(kQ4_1) X(kQ5_0) X(kQ5_1) X(kIQ4_NL) X(kQ2_K) X(kQ3_K) X(kQ4_K) X(kQ5_K)    \
-  X(kQ6_K) X(kIQ4_XS) X(kIQ1_S) X(kIQ1_M) X(kIQ2_XXS) X(kIQ2_XS) X(kIQ2_S) X(kIQ3_XXS) X(kIQ3_S)
+#define TANDEM_FOR_EACH_PACKED_TYPE(X)                                                        \
+  X(kQ8_0)                                                                                    \
+  X(kQ4_0) X(kQ4_1) X(kQ5_0) X(kQ5_1) X(kIQ4_NL) X(kQ2_K) X(kQ3_K) X(kQ4_K) X(kQ5_K) X(kQ6_K) \
+      X(kIQ4_XS) X(kIQ1_S) X(kIQ1_M) X(kIQ2_XXS) X(kIQ2_XS) X(kIQ2_S) X(kIQ3_XXS) X(kIQ3_S)
 
 // Float panels. A chunk is 32 columns.
 //   f32   32 lines, one a column: sixteen f32

@@ -27,13 +27,13 @@ namespace tandem::kernels {
 
 struct PanelArgs {
   const PackedLayout* layout = nullptr;
-  const std::byte* panel = nullptr;            // aligned to kPackedAlign
-  const QuantRow* const* quant_x = nullptr;    // [rows] int8 kernels
-  const float* const* float_x = nullptr;       // [rows] others; PaddedFloats(cols) values, zero-padded
+  const std::byte* panel = nullptr;          // aligned to kPackedAlign
+  const QuantRow* const* quant_x = nullptr;  // [rows] int8 kernels
+  const float* const* float_x = nullptr;  // [rows] others; PaddedFloats(cols) values, zero-padded
   int64_t rows = 0;
-  float* y = nullptr;                          // y[r * y_stride + o], o < 16: all of them written
+  float* y = nullptr;  // y[r * y_stride + o], o < 16: all of them written
   int64_t y_stride = 0;
-  std::byte* scratch = nullptr;                // PanelScratchBytes(layout), aligned
+  std::byte* scratch = nullptr;  // PanelScratchBytes(layout), aligned
 };
 
 // Floats in a row of x: whole chunks.
@@ -54,10 +54,10 @@ constexpr int64_t Fp8ScaleCols(const PackedLayout& layout) {
 // Bytes of a bf16, f16 or fp8 value.
 constexpr int InfoHalfBytes(DType type) { return type == DType::kF8E4M3 ? 1 : 2; }
 
-// --- Row tiles: sixteen rows of activations side by side, for many rows at once. A tile of int8 rows
-// holds for every block of 32 columns 16 x 32 codes; the rows' sixteen scales (f32); their sums of
-// the 32 columns, of the first sixteen, of the others (f32, quant.h); and the same three as sums of
-// codes (i32). A tile of bf16 rows holds for every chunk of 32 columns 16 x 32 values.
+// --- Row tiles: sixteen rows of activations side by side, for many rows at once. A tile of int8
+// rows holds for every block of 32 columns 16 x 32 codes; the rows' sixteen scales (f32); their
+// sums of the 32 columns, of the first sixteen, of the others (f32, quant.h); and the same three as
+// sums of codes (i32). A tile of bf16 rows holds for every chunk of 32 columns 16 x 32 values.
 
 inline constexpr int kTileRows = 16;
 inline constexpr int kTileScalesOffset = kTileRows * kBlockCols;

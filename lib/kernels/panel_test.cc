@@ -227,14 +227,15 @@ std::vector<float> RunTiles(const KernelTable& table, const PanelCase& c, const 
 // only f32 roundings are left, each at most 2^-24 of the terms' magnitude. There is one for every
 // addition on the longest chain and a few for products of scales, sums of activations and the
 // codec's own value.
-void CheckOutput(const PanelCase& c, const Inputs& x, int64_t r, int64_t o, bool strict, float got) {
+void CheckOutput(const PanelCase& c, const Inputs& x, int64_t r, int64_t o, bool strict,
+                 float got) {
   const int64_t cols = c.layout.cols;
   const bool quantized = IsIntegerForm(c.layout.type) && !strict;
   double want = 0, magnitude = 0;
   for (int64_t k = 0; k < cols; ++k) {
-    const double a =
-        quantized ? static_cast<double>(x.quant[r].scales[k / 32]) * x.quant[r].codes[k]
-                  : x.floats[r][k];
+    const double a = quantized
+                         ? static_cast<double>(x.quant[r].scales[k / 32]) * x.quant[r].codes[k]
+                         : x.floats[r][k];
     want += a * c.w[o * cols + k];
     magnitude += std::abs(a) * c.magnitude[o * cols + k];
   }
@@ -252,8 +253,7 @@ void CheckCase(const PanelCase& c, int kind, std::mt19937_64& random) {
     if (c.layout.type == DType::kF32 && !strict) continue;
     Inputs x;
     MakeInputs(c, kRows, kind, !strict && IsFloatRowType(c.layout.type), random, &x);
-    const std::vector<float> want =
-        RunPanel(*SupportedTables().front(), c, x, 0, kRows, strict);
+    const std::vector<float> want = RunPanel(*SupportedTables().front(), c, x, 0, kRows, strict);
     for (int64_t r = 0; r < kRows; ++r) {
       for (int64_t o = 0; o < c.rows; ++o) {
         ASSERT_NO_FATAL_FAILURE(CheckOutput(c, x, r, o, strict, want[r * kYStride + o]));
@@ -303,14 +303,13 @@ TEST(Panel, ProductsMatchDoubleAndAgreeBetweenTables) {
 
 TEST(Panel, RowBitsDoNotDependOnTheNumberOfRows) {
   std::mt19937_64 random(4);
-  for (DType type : {DType::kQ8_0, DType::kQ4_K, DType::kQ6_K, DType::kIQ1_S, DType::kBF16,
-                     DType::kF8E4M3}) {
+  for (DType type :
+       {DType::kQ8_0, DType::kQ4_K, DType::kQ6_K, DType::kIQ1_S, DType::kBF16, DType::kF8E4M3}) {
     const PanelCase c = MakeCase(type, 512, 16, -1, random);
     constexpr int64_t kRows = 65;
     Inputs x;
     MakeInputs(c, kRows, 0, IsFloatRowType(type), random, &x);
-    const std::vector<float> want =
-        RunPanel(*SupportedTables().front(), c, x, 0, kRows, false);
+    const std::vector<float> want = RunPanel(*SupportedTables().front(), c, x, 0, kRows, false);
     for (const KernelTable* table : SupportedTables()) {
       for (int64_t rows = 1; rows <= kRows; ++rows) {
         const int64_t first = kRows - rows;

@@ -34,8 +34,8 @@ struct UnpackedRow {
 
 // One row of quantized activations.
 struct QuantRow {
-  int8_t* codes = nullptr;  // [PaddedCodes(cols)]
-  float* scales = nullptr;  // [PaddedCodes(cols) / 32]
+  int8_t* codes = nullptr;       // [PaddedCodes(cols)]
+  float* scales = nullptr;       // [PaddedCodes(cols) / 32]
   int32_t* code_sums = nullptr;  // [PaddedCodes(cols) / 16]: sum of the 16 codes
   float* sums = nullptr;         // [PaddedCodes(cols) / 16]: scale * code sum, rounded once
   float* block_sums = nullptr;   // [PaddedCodes(cols) / 32]: scale * (sum of the 32 codes)

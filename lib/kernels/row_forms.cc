@@ -33,7 +33,7 @@ bool IsBf16TileType(DType type) { return !IsIntegerForm(type); }
 
 RowForm RowFormOf(DType weights, ActivationForm activation) {
   return activation == ActivationForm::kNative && IsIntegerForm(weights) ? RowForm::kInt8
-                                                                                  : RowForm::kFloat;
+                                                                         : RowForm::kFloat;
 }
 
 void AlignedBuffer::Free::operator()(std::byte* data) const { std::free(data); }
@@ -88,38 +88,36 @@ bool UsesTiles(const KernelTable& table, DType weights, ActivationForm activatio
          table.panel_tiles[static_cast<int>(weights)] != nullptr;
 }
 
-void MatrixInput::Assign(const KernelTable& table, base::ThreadPool* pool, DType weights,
-                         ActivationForm activation, const float* x, int64_t x_stride, int64_t rows,
-                         int64_t cols) {
-  const bool int8 = RowFormOf(weights, activation) == RowForm::kInt8;
-  stored_.Reset({.int8 = int8,
-                 .floats = !int8,
-                 .round_to_bf16 = activation == ActivationForm::kNative},
-                rows, cols);
-  const bool tiled = UsesTiles(table, weights, activation, rows);
-  const int64_t tile_bytes = int8 ? QuantTileBytes(cols) : Bf16TileBytes(cols);
-  std::byte* tiles = tiled ? tiles_.Reserve((rows + kTileRows - 1) / kTileRows * tile_bytes) : nullptr;
+void MatrixInput::Reset(const KernelTable& table, DType weights, ActivationForm activation,
+                        int64_t rows, int64_t cols) {
+  cols_ = cols;
+  int8_ = RowFormOf(weights, activation) == RowForm::kInt8;
+  const bool rounded = activation == ActivationForm::kNative;
+  stored_.Reset({.int8 = int8_, .floats = !int8_, .round_to_bf16 = rounded}, rows, cols);
+  tiles_ = nullptr;
+  if (UsesTiles(table, weights, activation, rows)) {
+    const int64_t tile_bytes = int8_ ? QuantTileBytes(cols) : Bf16TileBytes(cols);
+    tiles_ = tile_memory_.Reserve((rows + kTileRows - 1) / kTileRows * tile_bytes);
+  }
   group_ = {};
   group_.rows = rows;
-  (int8 ? group_.quant_tiles : group_.bf16_tiles) = tiles;
+  (int8_ ? group_.quant_tiles : group_.bf16_tiles) = tiles_;
   for (int64_t r = 0; r < rows; ++r) {
-    if (int8) group_.quant.push_back(stored_.quant(r));
-    if (!int8) group_.floats.push_back(stored_.floats(r));
+    if (int8_) group_.quant.push_back(stored_.quant(r));
+    if (!int8_) group_.floats.push_back(stored_.floats(r));
   }
-  const auto store = [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      stored_.Store(table, r, 0, cols, x + r * x_stride);
-      if (!tiled) continue;
-      std::byte* tile = tiles + r / kTileRows * tile_bytes;
-      if (int8) {
-        PutQuantRow(*group_.quant[r], 0, PaddedCodes(cols) / kBlockCols, r % kTileRows, tile);
-      } else {
-        PutBf16Row(group_.floats[r], 0, cols, r % kTileRows, tile);
-      }
-    }
-  };
-  if (pool == nullptr) return store(0, rows);
-  pool->ParallelFor(rows, 1, store);
+}
+
+void MatrixInput::Store(const KernelTable& table, int64_t row, const float* values) {
+  stored_.Store(table, row, 0, cols_, values);
+  if (tiles_ == nullptr) return;
+  const int64_t tile_bytes = int8_ ? QuantTileBytes(cols_) : Bf16TileBytes(cols_);
+  std::byte* tile = tiles_ + row / kTileRows * tile_bytes;
+  if (int8_) {
+    PutQuantRow(*group_.quant[row], 0, PaddedCodes(cols_) / kBlockCols, row % kTileRows, tile);
+  } else {
+    PutBf16Row(group_.floats[row], 0, cols_, row % kTileRows, tile);
+  }
 }
 
 void MultiplyPanels(const KernelTable& table, const PackedMatrix& matrix, int64_t first,
@@ -130,30 +128,27 @@ void MultiplyPanels(const KernelTable& table, const PackedMatrix& matrix, int64_
   if (UsesTiles(table, layout.type, activation, x.rows)) {
     const std::byte* tiles = IsBf16TileType(layout.type) ? x.bf16_tiles : x.quant_tiles;
     TANDEM_CHECK(tiles != nullptr);
-    return table.panel_tiles[type](
-        {.layout = &layout,
-         .panel = matrix.panel(first),
-         .panels = panels,
-         .tiles = tiles,
-         .rows = x.rows,
-         .y = y,
-         .y_stride = y_stride,
-         .scratch = ThreadScratch().Reserve(TileScratchBytes(layout))});
+    return table.panel_tiles[type]({.layout = &layout,
+                                    .panel = matrix.panel(first),
+                                    .panels = panels,
+                                    .tiles = tiles,
+                                    .rows = x.rows,
+                                    .y = y,
+                                    .y_stride = y_stride,
+                                    .scratch = ThreadScratch().Reserve(TileScratchBytes(layout))});
   }
   const RowForm form = RowFormOf(layout.type, activation);
   const bool as_f32 = activation == ActivationForm::kF32 || layout.type == DType::kF32;
-  std::byte* scratch =
-      as_f32 ? ThreadScratch().Reserve(PanelScratchBytes(layout)) : nullptr;
+  std::byte* scratch = as_f32 ? ThreadScratch().Reserve(PanelScratchBytes(layout)) : nullptr;
   for (int64_t p = 0; p < panels; ++p) {
-    const PanelArgs args{
-        .layout = &layout,
-        .panel = matrix.panel(first + p),
-        .quant_x = form == RowForm::kInt8 ? x.quant.data() : nullptr,
-        .float_x = form == RowForm::kFloat ? x.floats.data() : nullptr,
-        .rows = x.rows,
-        .y = y + kPanelRows * p,
-        .y_stride = y_stride,
-        .scratch = scratch};
+    const PanelArgs args{.layout = &layout,
+                         .panel = matrix.panel(first + p),
+                         .quant_x = form == RowForm::kInt8 ? x.quant.data() : nullptr,
+                         .float_x = form == RowForm::kFloat ? x.floats.data() : nullptr,
+                         .rows = x.rows,
+                         .y = y + kPanelRows * p,
+                         .y_stride = y_stride,
+                         .scratch = scratch};
     if (as_f32) {
       table.panel_f32(args);
     } else {

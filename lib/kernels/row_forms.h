@@ -11,7 +11,6 @@
 #include <memory>
 #include <vector>
 
-#include "lib/base/thread_pool.h"
 #include "lib/kernels/kernel_table.h"
 #include "lib/kernels/quant_rows.h"
 
@@ -80,29 +79,32 @@ struct GroupRows {
 
 // True when `rows` rows are multiplied with `weights` as row tiles: where the instruction set has
 // such a kernel and there are enough rows for it to be faster. Both give the same bits.
-bool UsesTiles(const KernelTable& table, DType weights, ActivationForm activation,
-               int64_t rows);
+bool UsesTiles(const KernelTable& table, DType weights, ActivationForm activation, int64_t rows);
 
 // Rows for one matrix alone, in its form.
 class MatrixInput {
  public:
-  // Stores `rows` rows of `cols` values, x_stride apart, on all threads of `pool` (may be null).
-  void Assign(const KernelTable& table, base::ThreadPool* pool, DType weights,
-              ActivationForm activation, const float* x, int64_t x_stride, int64_t rows,
-              int64_t cols);
+  // Makes room for `rows` rows of `cols` values.
+  void Reset(const KernelTable& table, DType weights, ActivationForm activation, int64_t rows,
+             int64_t cols);
+  // Stores one row; different rows may be stored from different threads.
+  void Store(const KernelTable& table, int64_t row, const float* values);
   const GroupRows& rows() const { return group_; }
 
  private:
   ActivationRows stored_;
-  AlignedBuffer tiles_;
+  AlignedBuffer tile_memory_;
+  std::byte* tiles_ = nullptr;  // null: rows apart
+  bool int8_ = false;
+  int64_t cols_ = 0;
   GroupRows group_;
 };
 
 // y[r * y_stride + 16 p + o] = row r times output o of panel (first + p), p < panels <= 4. y has
 // room for whole tiles of sixteen rows. Scratch is the calling thread's. Any split over panels or
 // rows gives the same bits.
-void MultiplyPanels(const KernelTable& table, const PackedMatrix& matrix,
-                    int64_t first, int64_t panels, const GroupRows& x, ActivationForm activation,
-                    float* y, int64_t y_stride);
+void MultiplyPanels(const KernelTable& table, const PackedMatrix& matrix, int64_t first,
+                    int64_t panels, const GroupRows& x, ActivationForm activation, float* y,
+                    int64_t y_stride);
 
 }  // namespace tandem::kernels

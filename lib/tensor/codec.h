@@ -22,8 +22,8 @@ void DequantizeRow(DType type, const std::byte* src, int64_t cols, float* dst);
 absl::Status QuantizeRow(DType type, const float* src, int64_t cols, std::byte* dst);
 
 // Fails with DATA_LOSS when a block of the row holds a scale that is not finite (the index of the
-// block is named), or an fp8 value is NaN. Codes and grid indices are in range by construction of the
-// formats.
+// block is named), or an fp8 value is NaN. Codes and grid indices are in range by construction of
+// the formats.
 absl::Status ValidateRow(DType type, const std::byte* src, int64_t cols);
 
 float F16ToF32(uint16_t bits);

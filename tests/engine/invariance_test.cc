@@ -149,13 +149,12 @@ TEST_P(InvarianceTest, ReplayFromEveryPosition) {
 
 INSTANTIATE_TEST_SUITE_P(
     Settings, InvarianceTest,
-    testing::Values(Setting{"Bf16Flash", Precision::kBf16, AttentionKernel::kFlash},
-                    Setting{"Bf16Reference", Precision::kBf16, AttentionKernel::kReference},
-                    Setting{"Bf16OneDnn", Precision::kBf16, AttentionKernel::kFlash,
-                            LinearKernel::kOneDnn},
-                    Setting{"Bf16Stored", Precision::kBf16, AttentionKernel::kFlash,
-                            LinearKernel::kStored},
-                    Setting{"F32Flash", Precision::kF32, AttentionKernel::kFlash}),
+    testing::Values(
+        Setting{"Bf16Flash", Precision::kBf16, AttentionKernel::kFlash},
+        Setting{"Bf16Reference", Precision::kBf16, AttentionKernel::kReference},
+        Setting{"Bf16OneDnn", Precision::kBf16, AttentionKernel::kFlash, LinearKernel::kOneDnn},
+        Setting{"Bf16Stored", Precision::kBf16, AttentionKernel::kFlash, LinearKernel::kStored},
+        Setting{"F32Flash", Precision::kF32, AttentionKernel::kFlash}),
     [](const auto& info) { return info.param.name; });
 
 // The two attention kernels agree over several pages, where the golden vectors have one. Both

@@ -18,7 +18,7 @@ namespace tandem::gpu_worker {
 
 // Scratch for packing inputs, one per backend; grows to the largest layer.
 struct LinearScratch {
-  std::vector<uint16_t> x;       // [rows, cols] bf16
+  std::vector<uint16_t> x;        // [rows, cols] bf16
   kernels::MatrixInput stored_x;  // of layers in the file's format
 };
 

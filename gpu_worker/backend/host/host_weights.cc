@@ -33,7 +33,10 @@ class LayerLoader {
  public:
   LayerLoader(const ModelConfig& config, Precision precision, AttentionKernel attention,
               LinearKernel linear, base::ThreadPool& pool)
-      : config_(config), precision_(precision), attention_(attention), linear_(linear),
+      : config_(config),
+        precision_(precision),
+        attention_(attention),
+        linear_(linear),
         pool_(pool) {}
 
   absl::StatusOr<HostLinear> Linear(const Matrix& matrix) const {

@@ -35,10 +35,10 @@ absl::Status PackOne(const Matrix& matrix, const kernels::PackedLayout& layout, 
         Named(matrix, ValidateRow(view.dtype, view.data + r * view.row_bytes(), view.cols())));
     if (!matrix.scale_inv.has_value()) continue;
     std::vector<float> row(matrix.scale_inv->cols());
-    DequantizeRow(matrix.scale_inv->dtype,
-                  matrix.scale_inv->data +
-                      r / matrix.fp8_block_rows * matrix.scale_inv->row_bytes(),
-                  matrix.scale_inv->cols(), row.data());
+    DequantizeRow(
+        matrix.scale_inv->dtype,
+        matrix.scale_inv->data + r / matrix.fp8_block_rows * matrix.scale_inv->row_bytes(),
+        matrix.scale_inv->cols(), row.data());
     scales.insert(scales.end(), row.begin(), row.end());
   }
   kernels::PackPanel(layout, view.data + first * view.row_bytes(), rows,
@@ -50,8 +50,7 @@ absl::Status PackOne(const Matrix& matrix, const kernels::PackedLayout& layout, 
 
 absl::StatusOr<std::unique_ptr<StoredLinear>> StoredLinear::Create(const Matrix& matrix,
                                                                    base::ThreadPool& pool) {
-  TANDEM_RETURN_IF_ERROR(
-      Named(matrix, kernels::CheckWeightType(matrix.view.dtype, matrix.cols())));
+  TANDEM_RETURN_IF_ERROR(Named(matrix, kernels::CheckWeightType(matrix.view.dtype, matrix.cols())));
   const kernels::PackedLayout layout =
       kernels::LayoutOf(matrix.view.dtype, matrix.rows(), matrix.cols(),
                         matrix.scale_inv.has_value() ? matrix.fp8_block_cols : 0);
@@ -78,7 +77,10 @@ void StoredLinear::Apply(base::ThreadPool& pool, kernels::MatrixInput& input, co
   const kernels::KernelTable& table = kernels::ActiveTable();
   const kernels::PackedLayout& layout = matrix_.layout;
   constexpr auto kForm = kernels::ActivationForm::kNative;
-  input.Assign(table, &pool, layout.type, kForm, x, x_stride, rows, layout.cols);
+  input.Reset(table, layout.type, kForm, rows, layout.cols);
+  pool.ParallelFor(rows, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) input.Store(table, r, x + r * x_stride);
+  });
   const bool tiled = kernels::UsesTiles(table, layout.type, kForm, rows);
   const int64_t step = tiled ? kernels::kTilePanelsMax : 1;
   pool.ParallelFor((layout.panels() + step - 1) / step, 1, [&](int64_t begin, int64_t end) {

@@ -1,7 +1,7 @@
-// StoredLinear: a linear layer whose weights keep the format of the file, packed (lib/kernels/packed.h),
-// and whose inputs are int8 for quantized formats, bf16 for others: what CPU engines do, and a
-// quarter of the memory traffic of bf16 weights for a q4_K file. Each row's bits are independent of
-// the rows computed with it.
+// StoredLinear: a linear layer whose weights keep the format of the file, packed
+// (lib/kernels/packed.h), and whose inputs are int8 for quantized formats, bf16 for others: what
+// CPU engines do, and a quarter of the memory traffic of bf16 weights for a q4_K file. Each row's
+// bits are independent of the rows computed with it.
 #pragma once
 
 #include <cstdint>

@@ -31,8 +31,7 @@ TEST(StoredLinear, RowsAreIndependentAndRight) {
   std::normal_distribution<float> normal;
   constexpr int64_t kOuts = 83, kCols = 512, kRows = 35, kStride = 600, kYStride = 90;
   for (const DType type : {DType::kQ8_0, DType::kQ4_K, DType::kQ6_K, DType::kBF16, DType::kF32}) {
-    const std::vector<std::byte> bytes =
-        kernels::RandomRows(type, kOuts, kCols, 0.01f, -1, random);
+    const std::vector<std::byte> bytes = kernels::RandomRows(type, kOuts, kCols, 0.01f, -1, random);
     const Matrix matrix = MatrixOf(type, kOuts, kCols, bytes);
     base::ThreadPool pool(2);
     const auto linear = StoredLinear::Create(matrix, pool);

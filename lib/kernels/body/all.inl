@@ -1,6 +1,7 @@
 // Every body, in the order they use each other, and the table of this instruction set. Included
 // inside its namespace after its lanes.
-// clang-format off: each body uses those before it.
+// Each body uses those before it.
+// clang-format off
 #include "lib/kernels/body/linear.inl"
 #include "lib/kernels/body/activation.inl"
 #include "lib/kernels/body/activation_rows.inl"
@@ -38,7 +39,7 @@ static void SetUnpackers(KernelTable* table) {
 }
 
 static void SetPanels(KernelTable* table) {
-#define TANDEM_SET_PANEL(type) \
+#define TANDEM_SET_PANEL(type)                                                \
   table->panel[static_cast<int>(DType::type)] = &PanelCodesBody<DType::type>; \
   table->panel_tiles[static_cast<int>(DType::type)] = &LaneTilesBody<DType::type>;
   TANDEM_FOR_EACH_PACKED_TYPE(TANDEM_SET_PANEL)

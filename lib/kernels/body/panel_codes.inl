@@ -1,5 +1,6 @@
-// Packed block-quantized weights times int8 activations; panel.h defines the arithmetic, packed_form.h the layout. Included
-// inside an instruction set's namespace after its lanes and lines.
+// Packed block-quantized weights times int8 activations; panel.h defines the arithmetic,
+// packed_form.h the layout. Included inside an instruction set's namespace after its lanes and
+// lines.
 
 // --- Codes of one line.
 
@@ -13,21 +14,25 @@ TANDEM_LANE Line PlaneCodes(const std::byte* block) {
     const Line pairs = ShrLine<kShift>(LoadLine(block + kJ / 4 * kLineBytes));
     if constexpr (kPlanes == Planes::kPairs) return AndLine(pairs, 3);
     const Line bits = LoadLine(block + 2 * kLineBytes);
-    const Line bit = kJ < 2 ? ShlLine<kJ < 2 ? 2 - kJ : 0>(bits) : ShrLine<kJ < 2 ? 0 : kJ - 2>(bits);
+    const Line bit = kJ < 2             ? ShlLine < kJ < 2 ? 2 - kJ : 0 > (bits)
+                                 : ShrLine < kJ < 2 ? 0
+                                        : kJ - 2 > (bits);
     return AndOrLine(pairs, 3, AndLine(bit, 4));
   } else {
-    const Line nibbles = ShrLine<kJ < 4 ? 0 : 4>(LoadLine(block + kJ % 4 * kLineBytes));
+    const Line nibbles = ShrLine < kJ < 4 ? 0 : 4 > (LoadLine(block + kJ % 4 * kLineBytes));
     if constexpr (kPlanes == Planes::kNibbles) return AndLine(nibbles, 15);
     if constexpr (kPlanes == Planes::kNibblesBits) {
       const Line bits = LoadLine(block + 4 * kLineBytes);
-      const Line bit =
-          kJ < 4 ? ShlLine<kJ < 4 ? 4 - kJ : 0>(bits) : ShrLine<kJ < 4 ? 0 : kJ - 4>(bits);
+      const Line bit = kJ < 4             ? ShlLine < kJ < 4 ? 4 - kJ : 0 > (bits)
+                                   : ShrLine < kJ < 4 ? 0
+                                          : kJ - 4 > (bits);
       return AndOrLine(nibbles, 15, AndLine(bit, 0x10));
     }
     constexpr int kT = kJ % 4;
     const Line pairs = LoadLine(block + (4 + kJ / 4) * kLineBytes);
-    const Line pair =
-        kT < 2 ? ShlLine<kT < 2 ? 4 - 2 * kT : 0>(pairs) : ShrLine<kT < 2 ? 0 : 2 * kT - 4>(pairs);
+    const Line pair = kT < 2             ? ShlLine < kT < 2 ? 4 - 2 * kT : 0 > (pairs)
+                                  : ShrLine < kT < 2 ? 0
+                                         : 2 * kT - 4 > (pairs);
     return AndOrLine(nibbles, 15, AndLine(pair, 0x30));
   }
 }
@@ -41,8 +46,9 @@ TANDEM_LANE Line CodesOf(const std::byte* block, const Line& shift) {
     // Eight times the trit: its two bits land on bits 3 and 4.
     constexpr int kFrom = 2 * (kJ % 4);
     const Line pairs = LoadLine(block + kJ / 4 * kLineBytes);
-    const Line eights =
-        kFrom < 3 ? ShlLine<kFrom < 3 ? 3 - kFrom : 0>(pairs) : ShrLine<kFrom < 3 ? 0 : kFrom - 3>(pairs);
+    const Line eights = kFrom < 3             ? ShlLine < kFrom < 3 ? 3 - kFrom : 0 > (pairs)
+                                    : ShrLine < kFrom < 3 ? 0
+                                              : kFrom - 3 > (pairs);
     return AndOrLine(eights, 0x18, shift);
   } else if constexpr (kForm.has_levels) {
     static constexpr PackedForm kStaticForm = FormOf(kType);
@@ -80,7 +86,8 @@ TANDEM_LANE GroupScales LoadGroupScales(const std::byte* head) {
 }
 
 template <DType kType>
-TANDEM_LANE BlockScales LoadBlockScales(const std::byte* head, const GroupScales& group, int64_t b) {
+TANDEM_LANE BlockScales LoadBlockScales(const std::byte* head, const GroupScales& group,
+                                        int64_t b) {
   constexpr PackedForm kForm = FormOf(kType);
   BlockScales s = {{Set(0.0f), Set(0.0f)}, {Set(0.0f), Set(0.0f)}, ZeroLine()};
   const std::byte* codes = head + kForm.head_super_bytes() + b * kForm.head_block_bytes();
@@ -132,8 +139,8 @@ TANDEM_LANE void AddLines(const std::byte* block, const Line& shift, const int8_
 
 // acc += scale * activation scale * sum, then - min * activation sum: the order of panel.h.
 template <DType kType, int kRows>
-TANDEM_LANE void AddScaled(const BlockScales& s, int g, const I32x16* sums, const QuantRow* const* x,
-                           int64_t block, F32x16* acc) {
+TANDEM_LANE void AddScaled(const BlockScales& s, int g, const I32x16* sums,
+                           const QuantRow* const* x, int64_t block, F32x16* acc) {
   constexpr PackedForm kForm = FormOf(kType);
   TANDEM_UNROLL
   for (int r = 0; r < kRows; ++r) {

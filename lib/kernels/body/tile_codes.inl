@@ -84,9 +84,8 @@ TANDEM_LANE void ForEachChunk(const TileArgs& a, const Multiply& multiply) {
         chunk.y = a.y + r * a.y_stride + 16 * p;
         // The same panel's next chunk; after the last one the beginning of the panel that comes
         // after these.
-        const std::byte* next = a.panel + (at + bytes < panel_bytes
-                                               ? p * panel_bytes + at + bytes
-                                               : (p + a.panels) * panel_bytes);
+        const std::byte* next = a.panel + (at + bytes < panel_bytes ? p * panel_bytes + at + bytes
+                                                                    : (p + a.panels) * panel_bytes);
         chunk.ahead = r == 0 ? next : nullptr;
         multiply(chunk);
       }
@@ -113,8 +112,8 @@ TANDEM_LANE void AddUnpackedLines(const std::byte* codes, const std::byte* x, I3
     const Line line = LoadLine(codes + kJ * kLineBytes);
     TANDEM_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      sums[r] = DotLine<kWide>(
-          sums[r], line, reinterpret_cast<const int8_t*>(x + r * kBlockCols + 4 * kJ));
+      sums[r] = DotLine<kWide>(sums[r], line,
+                               reinterpret_cast<const int8_t*>(x + r * kBlockCols + 4 * kJ));
     }
     AddUnpackedLines<kType, kRows, kJ + 1, kEnd>(codes, x, sums);
   }

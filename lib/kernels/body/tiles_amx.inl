@@ -1,4 +1,4 @@
-// Packed weights times row tiles with the AMX tile unit: the same bits as the panel bodies, which panel.h defines. Included
+// Packed weights times row tiles with the AMX tile unit: the bits that panel.h defines. Included
 // inside an instruction set's namespace after the panel bodies.
 
 // What LDTILECFG reads (Intel SDM, palette 1).
@@ -58,8 +58,8 @@ TANDEM_LANE void AddTileScaled(const std::byte* block, const std::byte* x, int g
   }
   if constexpr (kForm.has_mins()) {
     const F32x16 min = Load(numbers + 16 * (kForm.groups + g));
-    const float* row_sums =
-        reinterpret_cast<const float*>(x + kTileSumsOffset) + (kForm.groups == 2 ? 16 * (1 + g) : 0);
+    const float* row_sums = reinterpret_cast<const float*>(x + kTileSumsOffset) +
+                            (kForm.groups == 2 ? 16 * (1 + g) : 0);
     TANDEM_UNROLL
     for (int r = 0; r < kRows; ++r) acc[r] = NegFma(min, Set(row_sums[r]), acc[r]);
   }
@@ -111,14 +111,15 @@ static void AmxChunk(const Chunk& chunk) {
 template <DType kType>
 static void AmxTilesBody(const TileArgs& a) {
   int configured = 0;
-  ForEachChunk<kType, true>(a, [&configured](const Chunk& chunk) __attribute__((always_inline)) {
-    const int rows = chunk.rows <= 4 ? 4 : chunk.rows <= 8 ? 8 : 16;
-    if (rows != configured) ConfigureTiles(rows, kBlockCols / FormOf(kType).groups);
-    configured = rows;
-    if (rows == 4) AmxChunk<kType, 4>(chunk);
-    if (rows == 8) AmxChunk<kType, 8>(chunk);
-    if (rows == 16) AmxChunk<kType, 16>(chunk);
-  });
+  ForEachChunk<kType, true>(
+      a, [&configured](const Chunk& chunk) __attribute__((always_inline)) {
+        const int rows = chunk.rows <= 4 ? 4 : chunk.rows <= 8 ? 8 : 16;
+        if (rows != configured) ConfigureTiles(rows, kBlockCols / FormOf(kType).groups);
+        configured = rows;
+        if (rows == 4) AmxChunk<kType, 4>(chunk);
+        if (rows == 8) AmxChunk<kType, 8>(chunk);
+        if (rows == 16) AmxChunk<kType, 16>(chunk);
+      });
   _tile_release();
 }
 
@@ -189,8 +190,8 @@ static void Bf16TilesBody(const TileArgs& a) {
       for (int64_t p = 0; p < a.panels; p += 2) {
         const auto chunk = p + 1 < a.panels ? (pair ? &Bf16Chunk<2, 2> : &Bf16Chunk<1, 2>)
                                             : (pair ? &Bf16Chunk<2, 1> : &Bf16Chunk<1, 1>);
-        chunk(w + p * panel_bytes, panel_bytes, x, tile_bytes, cols,
-              a.y + r * a.y_stride + 16 * p, a.y_stride, first, r == 0);
+        chunk(w + p * panel_bytes, panel_bytes, x, tile_bytes, cols, a.y + r * a.y_stride + 16 * p,
+              a.y_stride, first, r == 0);
       }
     }
   }

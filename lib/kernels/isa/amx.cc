@@ -11,7 +11,8 @@
 #include "lib/tensor/blocks.h"
 #include "lib/tensor/iquant_grids.h"
 
-#define TANDEM_TARGET "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8,amx-bf16"
+#define TANDEM_TARGET \
+  "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8,amx-bf16"
 #include "lib/kernels/isa/target_begin.h"
 
 namespace tandem::kernels::amx {

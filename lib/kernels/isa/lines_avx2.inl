@@ -41,8 +41,8 @@ TANDEM_LANE Line SubLine(const Line& a, uint8_t value) {
   return {_mm256_sub_epi8(a.lo, Bytes(value)), _mm256_sub_epi8(a.hi, Bytes(value))};
 }
 TANDEM_LANE Line LevelsOf(const uint8_t* levels, const Line& a) {
-  const __m256i table = _mm256_broadcastsi128_si256(
-      _mm_loadu_si128(reinterpret_cast<const __m128i*>(levels)));
+  const __m256i table =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(levels)));
   return {_mm256_shuffle_epi8(table, a.lo), _mm256_shuffle_epi8(table, a.hi)};
 }
 TANDEM_LANE __m256i LowBytes8(__m256i a) {

@@ -41,8 +41,8 @@ TANDEM_LANE Line LevelsOf(const uint8_t* levels, const Line& a) {
   return {_mm512_shuffle_epi8(table, a.v)};
 }
 TANDEM_LANE Line SpreadLowBytes(const I32x16& a) {
-  const __m512i low = _mm512_broadcast_i32x4(
-      _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+  const __m512i low =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
   return {_mm512_shuffle_epi8(a.v, low)};
 }
 TANDEM_LANE I32x16 LineAsI32(const Line& a) { return {a.v}; }

@@ -96,13 +96,15 @@ TANDEM_LANE I32x16 OrI(const I32x16& a, const I32x16& b) {
 template <int kBits>
 TANDEM_LANE I32x16 ShrI(const I32x16& a) {
   I32x16 r;
-  for (int l = 0; l < 16; ++l) r.v[l] = static_cast<int32_t>(static_cast<uint32_t>(a.v[l]) >> kBits);
+  for (int l = 0; l < 16; ++l)
+    r.v[l] = static_cast<int32_t>(static_cast<uint32_t>(a.v[l]) >> kBits);
   return r;
 }
 template <int kBits>
 TANDEM_LANE I32x16 ShlI(const I32x16& a) {
   I32x16 r;
-  for (int l = 0; l < 16; ++l) r.v[l] = static_cast<int32_t>(static_cast<uint32_t>(a.v[l]) << kBits);
+  for (int l = 0; l < 16; ++l)
+    r.v[l] = static_cast<int32_t>(static_cast<uint32_t>(a.v[l]) << kBits);
   return r;
 }
 // c - a * b, rounded once.
