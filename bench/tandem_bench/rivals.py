@@ -50,7 +50,8 @@ def source_of(package, version):
             run_step([venv_python(), "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-d", folder,
                       f"{package}=={version}"], f"fetching {package}")
         with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
+            # Python 3.11.2, which Debian 12 has, knows no filters yet.
+            tar.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return folder / name
 
 

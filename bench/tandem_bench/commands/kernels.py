@@ -19,7 +19,8 @@ CACHE_MULTIPLE = 4  # the runs rotate over this many times the last-level cache:
 ARENA_MIB_MIN = 512
 QUICK_ARENA_MIB = 8
 
-COLUMNS = """shape type gate_up_type down_type hidden inter isa threads rows_per_expert experts us_median us_best us_cpu_median
+COLUMNS = """shape type gate_up_type down_type hidden inter isa threads rows_per_expert experts us_median us_best
+    us_cpu_median
     gb_s gb_s_best gflop_s gflop_s_best read_gb_s read_gb_s_best read_pattern share_of_read peak_instruction
     peak_gop_s share_of_peak limit share_of_limit peak_fma_gop_s peak_int8_gop_s peak_bf16_gop_s
     peak_amx_int8_gop_s peak_amx_bf16_gop_s packed_bytes_per_expert stored_bytes_per_expert arena_bytes

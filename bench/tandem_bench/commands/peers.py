@@ -154,7 +154,7 @@ def check_memory(args, rivals):
     """Every engine holds its experts, in each form, for the whole cell."""
     need, available = (1 + 2 * len(rivals) + MEMORY_SPARE_ARENAS) * arena_mib(args) << 20, memory_available_bytes()
     if available < need:
-        raise Problem(f"expected {need / 2**30:.1f} GiB of free memory for {1 + 2 * len(rivals)} sets of experts, found "
+        raise Problem(f"expected {need / 2**30:.1f} GiB of free memory for {1 + 2 * len(rivals)} sets, found "
                       f"{available / 2**30:.1f} GiB: end other programs, or name fewer --rivals")
 
 
