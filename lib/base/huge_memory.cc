@@ -21,7 +21,8 @@
 namespace tandem::base {
 namespace {
 
-constexpr int kNodesMax = 1024;  // MAX_NUMNODES of every Linux configuration
+constexpr int kNodesMax = 1024;       // MAX_NUMNODES of every Linux configuration
+constexpr int kMadviseCollapse = 25;  // MADV_COLLAPSE, which Debian 12's headers do not have yet
 constexpr int kBitsPerWord = 8 * sizeof(unsigned long);
 
 int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
@@ -127,6 +128,14 @@ void HugeMemory::Release(int64_t offset, int64_t bytes) {
   const void* replaced =
       mmap(hole, end - begin, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, /*fd=*/-1, 0);
   if (replaced == MAP_FAILED) TANDEM_CHECK_EQ(madvise(hole, end - begin, MADV_DONTNEED), 0);
+}
+
+void HugeMemory::Collapse() {
+  // One huge page at a time: the call gives up a range at the first page it cannot gather. Whole
+  // ones only, since the end is no huge page.
+  for (int64_t at = 0; at + kHugePageBytes <= size_bytes_; at += kHugePageBytes) {
+    madvise(data_ + at, kHugePageBytes, kMadviseCollapse);
+  }
 }
 
 int64_t HugeMemory::BytesOnHugePages() const {

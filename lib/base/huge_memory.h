@@ -41,6 +41,11 @@ class HugeMemory {
   // good: touching them afterwards is a crash, not a surprise. Thread-safe for disjoint ranges.
   void Release(int64_t offset, int64_t bytes);
 
+  // Asks the system to gather what is written already into huge pages: when memory is short of free
+  // runs of 2 MiB, a first write gets small pages. For after filling; takes the time of copying
+  // what is not huge yet. Best effort, and nothing before Linux 6.1.
+  void Collapse();
+
   // How many bytes lie on huge pages at this moment, from /proc/self/smaps: for logs and tests, as
   // it walks the process's page tables. 0 where the system does not tell.
   int64_t BytesOnHugePages() const;

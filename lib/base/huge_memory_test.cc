@@ -52,6 +52,21 @@ TEST(HugeMemory, LiesOnHugePagesWhereTheSystemOffersThem) {
   EXPECT_LE(memory->BytesOnHugePages(), 32 * kMiB);
 }
 
+// Gathering changes no byte, and touches nothing that was not written or was released.
+TEST(HugeMemory, CollapsesWithoutChangingAnything) {
+  auto memory = HugeMemory::Allocate(16 * kMiB + 100);
+  ASSERT_TRUE(memory.ok()) << memory.status();
+  for (int64_t i = 0; i < 8 * kMiB; ++i) memory->data()[i] = static_cast<std::byte>(i * 7 >> 3);
+  memory->Release(2 * kMiB + 4096, kMiB);
+  const int64_t before = ResidentBytes();
+  memory->Collapse();
+  EXPECT_LE(ResidentBytes() - before, 2 * kMiB);
+  for (int64_t i = 0; i < 2 * kMiB; ++i) {
+    ASSERT_EQ(memory->data()[i], static_cast<std::byte>(i * 7 >> 3)) << i;
+  }
+  ASSERT_EQ(memory->data()[8 * kMiB - 1], static_cast<std::byte>((8 * kMiB - 1) * 7 >> 3));
+}
+
 TEST(HugeMemory, UsesMemoryOnlyForWhatIsWritten) {
   const int64_t before = ResidentBytes();
   const auto memory = HugeMemory::Allocate(256 * kMiB);
