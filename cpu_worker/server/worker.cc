@@ -180,11 +180,11 @@ void WorkerImpl::Register() {
 
 WorkerImpl::~WorkerImpl() {
   stopping_.store(true);
-  agent_.reset();
   {
     absl::MutexLock lock(&mutex_);  // wakes the loader, which waits on a condition of this mutex
   }
   if (loader_.joinable()) loader_.join();
+  agent_.reset();  // after the loader, which reports through it
   if (server_ != nullptr) server_->Shutdown(absl::Seconds(1));
   admin_.reset();
   server_.reset();
