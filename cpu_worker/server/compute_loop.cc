@@ -238,12 +238,14 @@ void ComputeLoop::Gather() {
 }
 
 void ComputeLoop::WaitForCalls() {
-  if (const absl::Duration spin = spin_until_ - Now(); spin > absl::ZeroDuration()) {
+  const absl::Duration spin = spin_until_ - Now();
+  if (spin > absl::ZeroDuration() && spin_habit_.WorthTrying()) {
     rpc::SpinWait wait(absl::ToInt64Nanoseconds(spin));
     do {
       Gather();
-      if (!ready_.empty()) return;
-    } while (wait.Again());
+    } while (ready_.empty() && wait.Again());
+    spin_habit_.Learn(!ready_.empty());
+    if (!ready_.empty()) return;
   }
   Sleep(kIdleWait);
 }

@@ -21,6 +21,7 @@
 #include "lib/base/thread_pool.h"
 #include "lib/rpc/expert_call.h"
 #include "lib/rpc/shm_server.h"
+#include "lib/rpc/spin_wait.h"
 #include "lib/rpc/wake_set.h"
 #include "lib/telemetry/metrics.h"
 #include "proto/experts.pb.h"
@@ -115,7 +116,8 @@ class ComputeLoop {
   // layer or form ends a pass and begins the next.
   std::deque<Job> ready_;
   std::optional<Checked> held_back_;
-  absl::Duration spin_until_;   // calls came over shared memory a moment ago
+  absl::Duration spin_until_;  // calls came over shared memory a moment ago
+  rpc::SpinHabit spin_habit_;
   absl::Duration events_seen_;  // when lost callers were last looked for
 
   std::atomic<int64_t> queue_bytes_{0};

@@ -108,12 +108,15 @@ void Exchange::StopPolling() {
 bool Exchange::SpinForArrivals() {
   const bool worth_it = std::any_of(polled_.begin(), polled_.end(),
                                     [](const auto& polled) { return polled.second->CanPoll(); });
-  rpc::SpinWait wait(worth_it ? absl::ToInt64Nanoseconds(options_.spin_max) : 0);
+  const bool spin = worth_it && counters_.spin.WorthTrying();
+  rpc::SpinWait wait(spin ? absl::ToInt64Nanoseconds(options_.spin_max) : 0);
+  bool came = false;
   do {
     for (const auto& [address, transport] : polled_) transport->Poll();
-    if (inbox_->any.load()) return true;
-  } while (wait.Again());
-  return false;
+    came = inbox_->any.load();
+  } while (!came && wait.Again());
+  if (spin) counters_.spin.Learn(came);
+  return came;
 }
 
 std::deque<Exchange::Arrival> Exchange::WaitForArrivals(absl::Duration wait_max) {

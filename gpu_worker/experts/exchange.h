@@ -18,10 +18,11 @@
 #include "absl/time/time.h"
 #include "gpu_worker/experts/dispatch.h"
 #include "gpu_worker/experts/worker_pool.h"
+#include "lib/rpc/spin_wait.h"
 
 namespace tandem::gpu_worker {
 
-// What the wire carried, for metrics.
+// What the wire carried, for metrics, and what was learned from it.
 struct WireCounters {
   uint64_t frames = 0;
   uint64_t frames_failed = 0;
@@ -30,6 +31,7 @@ struct WireCounters {
   uint64_t answers_shm = 0;  // by transport
   uint64_t answers_grpc = 0;
   uint64_t compute_ns = 0;  // of the workers, over all answers
+  rpc::SpinHabit spin;      // kept here because an exchange lives for one layer only
 };
 
 struct ExchangeOptions {

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -202,20 +203,47 @@ TEST(ShmRingTest, TwoThreadsExchangeManyFrames) {
     }
     while (!held.empty()) release_one();
     ring.consumer.AnnounceSleep();
-    SpinWait wait(int64_t{20} * 1'000'000'000);
-    while (!ring.consumer.HasNews() && !rung.load()) ASSERT_TRUE(wait.Again()) << "never woken";
+    const int64_t end = MonotonicNanos() + int64_t{20} * 1'000'000'000;
+    while (!ring.consumer.HasNews() && !rung.load()) ASSERT_LT(MonotonicNanos(), end) << "lost";
     rung.store(false);
     ring.consumer.AnnounceAwake();
   }
   sender.join();
 }
 
-TEST(SpinWaitTest, EndsInTime) {
+TEST(SpinWaitTest, EndsInTimeAndNotAgainAfterLosingTheProcessor) {
+  const auto spin_ns = [](int64_t pause_ms) {
+    const int64_t start = MonotonicNanos();
+    SpinWait wait(20'000'000);
+    std::this_thread::sleep_for(std::chrono::milliseconds(pause_ms));
+    while (wait.Again()) {
+    }
+    return MonotonicNanos() - start;
+  };
+  EXPECT_GE(spin_ns(1), 1'000'000);
   const int64_t start = MonotonicNanos();
-  SpinWait wait(2'000'000);
-  while (wait.Again()) {
+  const int64_t next = spin_ns(0);
+  // Had this thread been away for long, it would spin again.
+  if (MonotonicNanos() - start < 20'000'000) EXPECT_LT(next, 20'000'000);
+}
+
+TEST(SpinHabitTest, GivesUpWhatNeverHelpsAndTriesAgainNowAndThen) {
+  SpinHabit habit;
+  int tried = 0;
+  for (int i = 0; i < 1000; ++i) {
+    if (!habit.WorthTrying()) continue;
+    ++tried;
+    habit.Learn(false);
   }
-  EXPECT_GE(MonotonicNanos() - start, 2'000'000);
+  EXPECT_GT(tried, 10);
+  EXPECT_LT(tried, 30);
+  while (!habit.WorthTrying()) {
+  }
+  habit.Learn(true);
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(habit.WorthTrying());
+    habit.Learn(true);
+  }
 }
 
 }  // namespace

@@ -11,8 +11,6 @@
 #include <thread>
 #endif
 
-#include <sched.h>
-
 namespace tandem::rpc {
 
 // Nanoseconds of CLOCK_MONOTONIC, which all processes of a host share.
@@ -24,21 +22,32 @@ inline int64_t MonotonicNanos() {
 
 class SpinWait {
  public:
-  explicit SpinWait(int64_t spin_ns_max) : end_ns_(MonotonicNanos() + spin_ns_max) {}
+  // Waits not at all when this thread has lately lost its processor in the middle of waiting: where
+  // threads are more than processors, a thread that sleeps is woken soon, and one that waits awake
+  // uses up the time it would need to work, and others theirs.
+  explicit SpinWait(int64_t spin_ns_max) : now_ns_(MonotonicNanos()) {
+    end_ns_ = now_ns_ < no_spin_until_ns_ ? now_ns_ : now_ns_ + spin_ns_max;
+  }
 
-  // Lets a moment pass; false when the time is over. Now and then the processor is offered to
-  // others: where processes are more than processors, what is waited for may need this one.
+  // Lets a moment pass; false when the time is over.
   bool Again() {
     for (int i = 0; i < kPausesPerClockRead; ++i) Pause();
-    if (++clock_reads_ % kClockReadsPerYield == 0) sched_yield();
-    return MonotonicNanos() < end_ns_;
+    const int64_t before_ns = now_ns_;
+    now_ns_ = MonotonicNanos();
+    if (now_ns_ - before_ns > kPreemptedNs) {
+      no_spin_until_ns_ = now_ns_ + kNoSpinNs;
+      return false;
+    }
+    return now_ns_ < end_ns_;
   }
 
  private:
   // A pause takes 10 to 40 ns, reading the clock some 25: the caller looks about every 200 ns.
   static constexpr int kPausesPerClockRead = 4;
-  // Offering the processor costs a few hundred nanoseconds: about every 5 us.
-  static constexpr int kClockReadsPerYield = 24;
+  // Longer than what a caller does between two looks, a hundredth of what a scheduler gives others.
+  static constexpr int64_t kPreemptedNs = 100'000;
+  // A few dozen turns of the scheduler; load changes more slowly.
+  static constexpr int64_t kNoSpinNs = 100'000'000;
 
   static void Pause() {
 #if defined(__x86_64__)
@@ -48,8 +57,25 @@ class SpinWait {
 #endif
   }
 
-  const int64_t end_ns_;
-  int clock_reads_ = 0;
+  static inline thread_local int64_t no_spin_until_ns_ = 0;
+  int64_t now_ns_;
+  int64_t end_ns_;
+};
+
+// SpinHabit: whether waiting awake has been worth it lately. What takes longer than the wait allows
+// every time (large experts, long pauses between layers) is waited for asleep from the start.
+class SpinHabit {
+ public:
+  bool WorthTrying() { return misses_ < kMissesMax || ++skipped_ % kTryAgainEvery == 0; }
+  void Learn(bool came_in_time) { misses_ = came_in_time ? 0 : misses_ + 1; }
+
+ private:
+  static constexpr int64_t kMissesMax = 4;
+  // A lost wait of 50 us in this many is less than one microsecond each.
+  static constexpr int64_t kTryAgainEvery = 64;
+
+  int64_t misses_ = 0;
+  int64_t skipped_ = 0;
 };
 
 }  // namespace tandem::rpc
