@@ -55,8 +55,9 @@ class EngineChild:
     def _last_complaint(self):
         self.complaints.seek(0)
         lines = [line for line in self.complaints.read().decode(errors="replace").splitlines() if line.strip()]
-        telling = [line for line in lines if re.search(r"assert|abort|error|fail|cannot", line, re.I)]
-        return (telling or lines or ["it said nothing"])[-1][:200]
+        # Lines of a debugger's stack start with #.
+        telling = [line for line in lines if re.search(r"assert|abort|error|fail|cannot", line, re.I) and line[0] != "#"]
+        return (telling or lines or ["it said nothing"])[-1][-200:]
 
     def _fail(self, why):
         complaint = self._last_complaint()
