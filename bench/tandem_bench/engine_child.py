@@ -56,7 +56,8 @@ class EngineChild:
         self.complaints.seek(0)
         lines = [line for line in self.complaints.read().decode(errors="replace").splitlines() if line.strip()]
         # Lines of a debugger's stack start with #.
-        telling = [line for line in lines if re.search(r"assert|abort|error|fail|cannot", line, re.I) and line[0] != "#"]
+        said = [line for line in lines if not line.startswith("#")]
+        telling = [line for line in said if re.search(r"assert|abort|error|fail|cannot", line, re.I)]
         return (telling or lines or ["it said nothing"])[-1][-200:]
 
     def _fail(self, why):
