@@ -23,10 +23,18 @@ using kernels::RowForm;
 using kernels::RowFormOf;
 using kernels::UsesTiles;
 
-// Outputs computed at a time: with row tiles four panels share a pass over the activations; with
-// single rows two make a whole block of the intermediate row, and more items to share out.
-constexpr int64_t kTilePanels = kernels::kTilePanelsMax;
-constexpr int64_t kRowPanels = 2;
+// Panels of one matrix computed at a time: many, since every change of matrix interrupts the stream
+// from memory, but few enough to share them out evenly, and always whole blocks of the intermediate
+// row. With row tiles four share a pass over the activations.
+constexpr int64_t kRunPanelsMax = 8;
+constexpr int64_t kRunPanelsMin = 2;
+constexpr int64_t kRunsPerThread = 8;
+
+int64_t RunPanels(int64_t panels, int threads, bool tiled) {
+  int64_t run = tiled ? kernels::kTilePanelsMax : kRunPanelsMax;
+  while (run > kRunPanelsMin && panels / run < kRunsPerThread * threads) run /= 2;
+  return run;
+}
 
 // Most scratch of one pass: 512 tokens with eight experts each are 4096 pairs of some 17 KB.
 constexpr int64_t kPassBytesMax = 96 << 20;
@@ -130,8 +138,8 @@ struct ExpertFfn::Group {
   std::byte* x_bf16 = nullptr;
   std::byte* h_quant = nullptr;
   std::byte* h_bf16 = nullptr;
-  int64_t panels = kRowPanels;  // of the intermediate row, computed at a time
-  int64_t first_item = 0;       // of the loop over all groups' gate and up panels
+  int64_t panels = kRunPanelsMin;  // of the intermediate row, computed at a time
+  int64_t first_item = 0;          // of the loop over all groups' gate and up panels
 
   int64_t rows() const { return static_cast<int64_t>(pairs.size()); }
   int node() const { return weights->node; }
@@ -262,6 +270,8 @@ void ExpertFfn::PreparePass(const FfnBatch& batch, Pass* pass) {
   std::vector<std::array<int64_t, 4>> offsets;
   pass->items = 0;
   bool any_x_tiles = false;
+  int64_t all_panels = 0;
+  for (const Group& group : pass->groups) all_panels += group.weights->gate.layout.panels();
   for (Group& group : pass->groups) {
     const PackedExpert& w = *group.weights;
     const int64_t rows = group.rows();
@@ -274,7 +284,7 @@ void ExpertFfn::PreparePass(const FfnBatch& batch, Pass* pass) {
                        group.h_need.bf16 ? pass->tiles.Plan(rows, h_bf16_bytes) : -1});
     const bool x_tiles = group.x_need.quant || group.x_need.bf16;
     any_x_tiles = any_x_tiles || x_tiles;
-    group.panels = x_tiles ? kTilePanels : kRowPanels;
+    group.panels = RunPanels(all_panels, pool_->threads(), x_tiles);
     group.first_item = pass->items;
     pass->items += CeilDiv(w.gate.layout.panels(), group.panels);
   }
@@ -331,7 +341,9 @@ void ExpertFfn::GateAndUp(const FfnBatch& batch, Pass* pass) {
       const int64_t stride = panels * kPanelRows;
       float* gate = Outputs(&Buffers().gate, group.rows(), panels);
       float* up = Outputs(&Buffers().up, group.rows(), panels);
+      kernels::PrefetchPanel(w.up, first);
       MultiplyPanels(table_, w.gate, first, panels, group.x, batch.activation, gate, stride);
+      if (first + panels < w.gate.layout.panels()) kernels::PrefetchPanel(w.gate, first + panels);
       MultiplyPanels(table_, w.up, first, panels, group.x, batch.activation, up, stride);
       table_.swiglu(gate, up, gate, group.rows() * stride);
       const int64_t col = first * kPanelRows;
@@ -360,11 +372,12 @@ void ExpertFfn::GateAndUp(const FfnBatch& batch, Pass* pass) {
 // One range of the hidden row at a time, all experts of a node in it: no two threads touch the same
 // sums.
 void ExpertFfn::Down(const FfnBatch& batch, Pass* pass) {
-  int64_t panels_each = kRowPanels;
+  bool tiled = false;
   for (const Group& group : pass->groups) {
-    if (group.h_need.quant || group.h_need.bf16) panels_each = kTilePanels;
+    tiled = tiled || group.h_need.quant || group.h_need.bf16;
   }
   const int64_t all_panels = pass->groups.front().weights->down.layout.panels();
+  const int64_t panels_each = RunPanels(all_panels, pool_->threads(), tiled);
   const int64_t ranges = CeilDiv(all_panels, panels_each);
   pass->range_bounds.assign(1, 0);
   for (int node = 0; node < pass->nodes(); ++node) {
@@ -393,6 +406,9 @@ void ExpertFfn::Down(const FfnBatch& batch, Pass* pass) {
       }
       for (size_t g = pass->group_bounds[node]; g < pass->group_bounds[node + 1]; ++g) {
         const Group& group = pass->groups[g];
+        if (g + 1 < pass->group_bounds[node + 1]) {
+          kernels::PrefetchPanel(pass->groups[g + 1].weights->down, first);
+        }
         float* y = Outputs(&Buffers().gate, group.rows(), panels);
         MultiplyPanels(table_, group.weights->down, first, panels, group.h, batch.activation, y,
                        stride);

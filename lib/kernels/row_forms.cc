@@ -120,6 +120,14 @@ void MatrixInput::Store(const KernelTable& table, int64_t row, const float* valu
   }
 }
 
+void PrefetchPanel(const PackedMatrix& matrix, int64_t panel) {
+  // Twice the lead of the kernels themselves (body/panel_codes.inl).
+  constexpr int64_t kBytes = 4096;
+  const std::byte* data = matrix.panel(panel);
+  const int64_t bytes = std::min(kBytes, matrix.layout.panel_bytes);
+  for (int64_t at = 0; at < bytes; at += kLineBytes) __builtin_prefetch(data + at, 0, 2);
+}
+
 void MultiplyPanels(const KernelTable& table, const PackedMatrix& matrix, int64_t first,
                     int64_t panels, const GroupRows& x, ActivationForm activation, float* y,
                     int64_t y_stride) {

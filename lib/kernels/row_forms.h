@@ -100,7 +100,13 @@ class MatrixInput {
   GroupRows group_;
 };
 
-// y[r * y_stride + 16 p + o] = row r times output o of panel (first + p), p < panels <= 4. y has
+// Asks memory for the beginning of panel `panel`, which somebody will multiply next: a stream takes
+// a microsecond to reach full speed.
+void PrefetchPanel(const PackedMatrix& matrix, int64_t panel);
+
+// y[r * y_stride + 16 p + o] = row r times output o of panel (first + p), p < panels; with row
+// tiles panels
+// <= kTilePanelsMax. y has
 // room for whole tiles of sixteen rows. Scratch is the calling thread's. Any split over panels or
 // rows gives the same bits.
 void MultiplyPanels(const KernelTable& table, const PackedMatrix& matrix, int64_t first,

@@ -168,12 +168,12 @@ TANDEM_LANE I32x16 SumStart(const QuantRow& x, int64_t block, int g) {
 
 // How far ahead of its reads a kernel asks for memory. The processor's own prefetchers stop at each
 // 4 KiB; a few lines of lead carry the stream across (docs/benchmarks.md has the measurement).
-constexpr int64_t kPrefetchBytes = 1024;
+constexpr int64_t kPrefetchBytes = 2048;
 
 template <int kLines>
 TANDEM_LANE void PrefetchLines(const std::byte* p) {
   TANDEM_UNROLL
-  for (int l = 0; l < kLines; ++l) __builtin_prefetch(p + l * kLineBytes);
+  for (int l = 0; l < kLines; ++l) __builtin_prefetch(p + l * kLineBytes, 0, 2);
 }
 
 // One panel times kRows rows of x.
