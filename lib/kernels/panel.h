@@ -27,11 +27,12 @@ namespace tandem::kernels {
 
 struct PanelArgs {
   const PackedLayout* layout = nullptr;
-  const std::byte* panel = nullptr;          // aligned to kPackedAlign
+  const std::byte* panel = nullptr;  // the first of `panels` one after the other, aligned
+  int64_t panels = 1;
   const QuantRow* const* quant_x = nullptr;  // [rows] int8 kernels
   const float* const* float_x = nullptr;  // [rows] others; PaddedFloats(cols) values, zero-padded
   int64_t rows = 0;
-  float* y = nullptr;  // y[r * y_stride + o], o < 16: all of them written
+  float* y = nullptr;  // y[r * y_stride + 16 * p + o]: all of them written
   int64_t y_stride = 0;
   std::byte* scratch = nullptr;  // PanelScratchBytes(layout), aligned
 };

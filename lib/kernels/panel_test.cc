@@ -177,16 +177,18 @@ void MakeInputs(const PanelCase& c, int64_t rows, int kind, bool bf16, std::mt19
 constexpr int64_t kYStride = 24;
 
 std::vector<float> RunPanel(const KernelTable& table, const PanelCase& c, const Inputs& x,
-                            int64_t first, int64_t rows, bool strict) {
+                            int64_t first, int64_t rows, bool strict, int64_t panels = 1,
+                            int64_t y_stride = kYStride) {
   Aligned scratch(PanelScratchBytes(c.layout));
-  std::vector<float> y(rows * kYStride, NAN);
+  std::vector<float> y(rows * y_stride, NAN);
   const PanelArgs args{.layout = &c.layout,
                        .panel = c.panel->data(),
+                       .panels = panels,
                        .quant_x = x.quant_x.empty() ? nullptr : x.quant_x.data() + first,
                        .float_x = x.float_x.data() + first,
                        .rows = rows,
                        .y = y.data(),
-                       .y_stride = kYStride,
+                       .y_stride = y_stride,
                        .scratch = scratch.data()};
   if (strict) {
     table.panel_f32(args);
@@ -332,7 +334,7 @@ TEST(Panel, RowBitsDoNotDependOnTheNumberOfRows) {
 }
 
 // Several panels in one call give what they give alone.
-TEST(Panel, TilesOfSeveralPanels) {
+TEST(Panel, SeveralPanelsInOneCall) {
   std::mt19937_64 random(5);
   constexpr int64_t kCols = 1536, kRows = 37, kStride = 16 * kTilePanelsMax;
   for (DType type : AllTypes()) {
@@ -350,11 +352,19 @@ TEST(Panel, TilesOfSeveralPanels) {
       want.push_back(RunPanel(*SupportedTables().front(), one, x, 0, kRows, false));
     }
     for (const KernelTable* table : SupportedTables()) {
-      if (table->panel_tiles[static_cast<int>(type)] == nullptr) continue;
-      for (int64_t panels = 1; panels <= kTilePanelsMax; ++panels) {
-        const std::vector<float> got = RunTiles(*table, several, x, kRows, panels, kStride);
-        for (int64_t i = 0; i < kRows * panels; ++i) {
-          const int64_t r = i / panels, p = i % panels;
+      for (int64_t i = 0; i < 2 * kTilePanelsMax; ++i) {
+        const int64_t panels = 1 + i % kTilePanelsMax;
+        const bool tiles = i < kTilePanelsMax;
+        const int64_t rows = tiles ? kRows : 1 + i;
+        if (type == DType::kF32 ||
+            (tiles && table->panel_tiles[static_cast<int>(type)] == nullptr)) {
+          continue;
+        }
+        const std::vector<float> got =
+            tiles ? RunTiles(*table, several, x, rows, panels, kStride)
+                  : RunPanel(*table, several, x, 0, rows, false, panels, kStride);
+        for (int64_t at = 0; at < rows * panels; ++at) {
+          const int64_t r = at / panels, p = at % panels;
           ASSERT_EQ(std::memcmp(&got[r * kStride + 16 * p], &want[p][r * kYStride], 64), 0)
               << NameOf(type) << " " << table->isa << " panel " << p << " of " << panels;
         }

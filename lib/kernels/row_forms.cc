@@ -148,20 +148,19 @@ void MultiplyPanels(const KernelTable& table, const PackedMatrix& matrix, int64_
   const RowForm form = RowFormOf(layout.type, activation);
   const bool as_f32 = activation == ActivationForm::kF32 || layout.type == DType::kF32;
   std::byte* scratch = as_f32 ? ThreadScratch().Reserve(PanelScratchBytes(layout)) : nullptr;
-  for (int64_t p = 0; p < panels; ++p) {
-    const PanelArgs args{.layout = &layout,
-                         .panel = matrix.panel(first + p),
-                         .quant_x = form == RowForm::kInt8 ? x.quant.data() : nullptr,
-                         .float_x = form == RowForm::kFloat ? x.floats.data() : nullptr,
-                         .rows = x.rows,
-                         .y = y + kPanelRows * p,
-                         .y_stride = y_stride,
-                         .scratch = scratch};
-    if (as_f32) {
-      table.panel_f32(args);
-    } else {
-      table.panel[type](args);
-    }
+  const PanelArgs args{.layout = &layout,
+                       .panel = matrix.panel(first),
+                       .panels = panels,
+                       .quant_x = form == RowForm::kInt8 ? x.quant.data() : nullptr,
+                       .float_x = form == RowForm::kFloat ? x.floats.data() : nullptr,
+                       .rows = x.rows,
+                       .y = y,
+                       .y_stride = y_stride,
+                       .scratch = scratch};
+  if (as_f32) {
+    table.panel_f32(args);
+  } else {
+    table.panel[type](args);
   }
 }
 

@@ -176,48 +176,92 @@ TANDEM_LANE void PrefetchLines(const std::byte* p) {
   for (int l = 0; l < kLines; ++l) __builtin_prefetch(p + l * kLineBytes, 0, 2);
 }
 
-// One panel times kRows rows of x.
+// Panels read side by side: as many as leave registers for the rows' sums.
+constexpr int PanelStreams(int rows) {
+  if (rows == 1) return kPanelStreams;
+  return rows <= 4 && kPanelStreams > 1 ? kPanelStreams / 2 : 1;
+}
+
+// One block of one panel times kRows rows of x.
 template <DType kType, int kRows>
-static void PanelTile(const PanelArgs& a, const QuantRow* const* x, float* y) {
+TANDEM_LANE void AddBlock(const std::byte* head, const GroupScales& group, int64_t b,
+                          const QuantRow* const* x, int64_t at, F32x16* acc) {
   constexpr PackedForm kForm = FormOf(kType);
   constexpr int kGroupLines = kBlockLines / kForm.groups;
-  F32x16 acc[kRows];
+  const std::byte* block = head + kForm.head_bytes() + b * kForm.block_bytes();
+  PrefetchLines<kForm.block_lines()>(block + kPrefetchBytes);
+  const BlockScales s = LoadBlockScales<kType>(head, group, b);
+  const int8_t* codes[kRows];
+  I32x16 sums[kRows];
   TANDEM_UNROLL
-  for (int r = 0; r < kRows; ++r) acc[r] = Set(0.0f);
+  for (int r = 0; r < kRows; ++r) {
+    codes[r] = x[r]->codes + at * kBlockCols;
+    sums[r] = SumStart<kType>(*x[r], at, 0);
+  }
+  AddLines<kType, kRows, 0, kGroupLines>(block, s.shift, codes, sums);
+  AddScaled<kType, kRows>(s, 0, sums, x, at, acc);
+  if constexpr (kForm.groups == 2) {
+    TANDEM_UNROLL
+    for (int r = 0; r < kRows; ++r) sums[r] = SumStart<kType>(*x[r], at, 1);
+    AddLines<kType, kRows, kGroupLines, kBlockLines>(block, s.shift, codes, sums);
+    AddScaled<kType, kRows>(s, 1, sums, x, at, acc);
+  }
+}
+
+// kPanels panels times kRows rows of x. Panels take turns block by block: memory serves several
+// streams faster than one (docs/benchmarks.md).
+template <DType kType, int kRows, int kPanels>
+static void PanelTile(const PanelArgs& a, const std::byte* panel, const QuantRow* const* x,
+                      float* y) {
+  constexpr PackedForm kForm = FormOf(kType);
+  const int64_t panel_bytes = a.layout->panel_bytes;
+  F32x16 acc[kPanels][kRows];
+  TANDEM_UNROLL
+  for (int p = 0; p < kPanels; ++p) {
+    TANDEM_UNROLL
+    for (int r = 0; r < kRows; ++r) acc[p][r] = Set(0.0f);
+  }
   int64_t at = 0;  // block
-  const std::byte* end = a.panel + a.layout->panel_bytes;
-  for (const std::byte* head = a.panel; head < end; head += kForm.group_bytes()) {
-    const GroupScales group = LoadGroupScales<kType>(head);
-    const std::byte* block = head + kForm.head_bytes();
-    PrefetchLines<kForm.head_bytes() / kLineBytes>(head + kPrefetchBytes);
-    for (int64_t b = 0; b < kForm.group_blocks(); ++b, ++at, block += kForm.block_bytes()) {
-      PrefetchLines<kForm.block_lines()>(block + kPrefetchBytes);
-      const BlockScales s = LoadBlockScales<kType>(head, group, b);
-      const int8_t* codes[kRows];
-      I32x16 sums[kRows];
+  const std::byte* end = panel + panel_bytes;
+  for (const std::byte* head = panel; head < end; head += kForm.group_bytes()) {
+    GroupScales group[kPanels];
+    TANDEM_UNROLL
+    for (int p = 0; p < kPanels; ++p) {
+      PrefetchLines<kForm.head_bytes() / kLineBytes>(head + p * panel_bytes + kPrefetchBytes);
+      group[p] = LoadGroupScales<kType>(head + p * panel_bytes);
+    }
+    for (int64_t b = 0; b < kForm.group_blocks(); ++b, ++at) {
       TANDEM_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        codes[r] = x[r]->codes + at * kBlockCols;
-        sums[r] = SumStart<kType>(*x[r], at, 0);
-      }
-      AddLines<kType, kRows, 0, kGroupLines>(block, s.shift, codes, sums);
-      AddScaled<kType, kRows>(s, 0, sums, x, at, acc);
-      if constexpr (kForm.groups == 2) {
-        TANDEM_UNROLL
-        for (int r = 0; r < kRows; ++r) sums[r] = SumStart<kType>(*x[r], at, 1);
-        AddLines<kType, kRows, kGroupLines, kBlockLines>(block, s.shift, codes, sums);
-        AddScaled<kType, kRows>(s, 1, sums, x, at, acc);
+      for (int p = 0; p < kPanels; ++p) {
+        AddBlock<kType, kRows>(head + p * panel_bytes, group[p], b, x, at, acc[p]);
       }
     }
   }
   TANDEM_UNROLL
-  for (int r = 0; r < kRows; ++r) Store(y + r * a.y_stride, acc[r]);
+  for (int p = 0; p < kPanels; ++p) {
+    TANDEM_UNROLL
+    for (int r = 0; r < kRows; ++r) Store(y + r * a.y_stride + 16 * p, acc[p][r]);
+  }
+}
+
+// All panels for exactly kRows rows.
+template <DType kType, int kRows>
+static void PanelRows(const PanelArgs& a, const QuantRow* const* x, float* y) {
+  constexpr int kStreams = PanelStreams(kRows);
+  const int64_t panel_bytes = a.layout->panel_bytes;
+  int64_t p = 0;
+  for (; p + kStreams <= a.panels; p += kStreams) {
+    PanelTile<kType, kRows, kStreams>(a, a.panel + p * panel_bytes, x, y + 16 * p);
+  }
+  for (; p < a.panels; ++p) {
+    PanelTile<kType, kRows, 1>(a, a.panel + p * panel_bytes, x, y + 16 * p);
+  }
 }
 
 template <DType kType, int kRows>
 static void PanelRest(const PanelArgs& a, int64_t rows, const QuantRow* const* x, float* y) {
   if (rows == kRows) {
-    PanelTile<kType, kRows>(a, x, y);
+    PanelRows<kType, kRows>(a, x, y);
   } else if constexpr (kRows > 1) {
     PanelRest<kType, kRows - 1>(a, rows, x, y);
   }

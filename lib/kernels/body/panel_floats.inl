@@ -58,18 +58,27 @@ TANDEM_LANE void AddChunk(const std::byte* chunk, const float* const* x, int64_t
   for (int r = 0; r < kRows; ++r) acc[r] = Add(acc[r], Add(even[r], odd[r]));
 }
 
-template <DType kType, int kRows>
-static void HalfTile(const PanelArgs& a, const float* const* x, float* y) {
+// kPanels panels, chunk by chunk in turns, times kRows rows of x.
+template <DType kType, int kRows, int kPanels>
+static void HalfTile(const PanelArgs& a, const std::byte* panel, const float* const* x, float* y) {
   constexpr int64_t kChunkBytes = kBlockCols * InfoHalfBytes(kType) * 16;
-  F32x16 acc[kRows];
+  const int64_t panel_bytes = a.layout->panel_bytes;
+  F32x16 acc[kPanels][kRows];
   TANDEM_UNROLL
-  for (int r = 0; r < kRows; ++r) acc[r] = Set(0.0f);
-  const std::byte* chunk = a.panel;
+  for (int p = 0; p < kPanels; ++p) {
+    TANDEM_UNROLL
+    for (int r = 0; r < kRows; ++r) acc[p][r] = Set(0.0f);
+  }
+  const std::byte* chunk = panel;
   if constexpr (kType != DType::kF8E4M3) {
     for (int64_t k = 0; k < a.layout->cols; k += kBlockCols, chunk += kChunkBytes) {
-      AddChunk<kType, kRows>(chunk, x, k, acc);
+      TANDEM_UNROLL
+      for (int p = 0; p < kPanels; ++p) {
+        AddChunk<kType, kRows>(chunk + p * panel_bytes, x, k, acc[p]);
+      }
     }
   } else {
+    static_assert(kPanels == 1);
     const int64_t scale_cols = Fp8ScaleCols(*a.layout);
     for (int64_t k = 0; k < a.layout->cols;) {
       const F32x16 scale = Load(reinterpret_cast<const float*>(chunk));
@@ -82,17 +91,34 @@ static void HalfTile(const PanelArgs& a, const float* const* x, float* y) {
         AddChunk<kType, kRows>(chunk, x, k, part);
       }
       TANDEM_UNROLL
-      for (int r = 0; r < kRows; ++r) acc[r] = Fma(part[r], scale, acc[r]);
+      for (int r = 0; r < kRows; ++r) acc[0][r] = Fma(part[r], scale, acc[0][r]);
     }
   }
   TANDEM_UNROLL
-  for (int r = 0; r < kRows; ++r) Store(y + r * a.y_stride, acc[r]);
+  for (int p = 0; p < kPanels; ++p) {
+    TANDEM_UNROLL
+    for (int r = 0; r < kRows; ++r) Store(y + r * a.y_stride + 16 * p, acc[p][r]);
+  }
+}
+
+// All panels for exactly kRows rows.
+template <DType kType, int kRows>
+static void HalfPanels(const PanelArgs& a, const float* const* x, float* y) {
+  constexpr int kStreams = kType == DType::kF8E4M3 ? 1 : PanelStreams(kRows);
+  const int64_t panel_bytes = a.layout->panel_bytes;
+  int64_t p = 0;
+  for (; p + kStreams <= a.panels; p += kStreams) {
+    HalfTile<kType, kRows, kStreams>(a, a.panel + p * panel_bytes, x, y + 16 * p);
+  }
+  for (; p < a.panels; ++p) {
+    HalfTile<kType, kRows, 1>(a, a.panel + p * panel_bytes, x, y + 16 * p);
+  }
 }
 
 template <DType kType, int kRows>
 static void HalfRest(const PanelArgs& a, int64_t rows, const float* const* x, float* y) {
   if (rows == kRows) {
-    HalfTile<kType, kRows>(a, x, y);
+    HalfPanels<kType, kRows>(a, x, y);
   } else if constexpr (kRows > 1) {
     HalfRest<kType, kRows - 1>(a, rows, x, y);
   }
@@ -189,10 +215,15 @@ static void UnpackPanelBody(const PackedLayout& layout, const std::byte* panel, 
 
 // Any type's values times f32 rows.
 static void PanelF32Body(const PanelArgs& a) {
-  const std::byte* lines = a.panel;
-  if (a.layout->type != DType::kF32) {
-    UnpackPanelBody(*a.layout, a.panel, reinterpret_cast<float*>(a.scratch));
-    lines = a.scratch;
+  PanelArgs one = a;
+  for (int64_t p = 0; p < a.panels; ++p) {
+    one.panel = a.panel + p * a.layout->panel_bytes;
+    one.y = a.y + 16 * p;
+    const std::byte* lines = one.panel;
+    if (a.layout->type != DType::kF32) {
+      UnpackPanelBody(*a.layout, one.panel, reinterpret_cast<float*>(a.scratch));
+      lines = a.scratch;
+    }
+    F32Rows(one, lines);
   }
-  F32Rows(a, lines);
 }

@@ -9,6 +9,7 @@ struct Line {
 constexpr int kPanelRowsOfX = 2;
 constexpr int kTileRowsOfX = 2;
 constexpr int kFloatRowsOfX = 1;
+constexpr int kPanelStreams = 1;
 
 TANDEM_LANE Line LoadLine(const std::byte* p) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),

@@ -10,6 +10,7 @@ constexpr int kPanelRowsOfX = 4;
 constexpr int kTileRowsOfX = 8;
 // Two chains and a sum a row, two halves of a line.
 constexpr int kFloatRowsOfX = 8;
+constexpr int kPanelStreams = 4;
 
 TANDEM_LANE Line LoadLine(const std::byte* p) { return {_mm512_loadu_si512(p)}; }
 TANDEM_LANE void StoreLine(std::byte* p, const Line& a) { _mm512_storeu_si512(p, a.v); }

@@ -9,6 +9,8 @@ struct Line {
 constexpr int kPanelRowsOfX = 1;
 constexpr int kTileRowsOfX = 1;
 constexpr int kFloatRowsOfX = 1;
+// Panels read side by side by a single row.
+constexpr int kPanelStreams = 1;
 // True when DotLine wants codes above 128 as signed bytes (code - 128).
 constexpr bool kWideCodesAreSigned = false;
 
