@@ -15,6 +15,13 @@ namespace {
 // costs more than reading the packed codes once per four rows.
 constexpr int64_t kTileRowsMin = 6;
 
+// With few tiles of rows the panels' unpacked chunks matter more for the first-level cache than one
+// more pass over the rows.
+int64_t TilePanels(int64_t rows) {
+  if (rows <= kTileRows) return 1;
+  return rows <= 4 * kTileRows ? 2 : kTilePanelsMax;
+}
+
 // Scratch that a thread keeps between calls.
 template <typename T>
 T* Grown(std::vector<T>* buffer, int64_t values) {
@@ -136,14 +143,19 @@ void MultiplyPanels(const KernelTable& table, const PackedMatrix& matrix, int64_
   if (UsesTiles(table, layout.type, activation, x.rows)) {
     const std::byte* tiles = IsBf16TileType(layout.type) ? x.bf16_tiles : x.quant_tiles;
     TANDEM_CHECK(tiles != nullptr);
-    return table.panel_tiles[type]({.layout = &layout,
-                                    .panel = matrix.panel(first),
-                                    .panels = panels,
-                                    .tiles = tiles,
-                                    .rows = x.rows,
-                                    .y = y,
-                                    .y_stride = y_stride,
-                                    .scratch = ThreadScratch().Reserve(TileScratchBytes(layout))});
+    TileArgs args{.layout = &layout,
+                  .tiles = tiles,
+                  .rows = x.rows,
+                  .y_stride = y_stride,
+                  .scratch = ThreadScratch().Reserve(TileScratchBytes(layout))};
+    const int64_t step = TilePanels(x.rows);
+    for (int64_t p = 0; p < panels; p += step) {
+      args.panel = matrix.panel(first + p);
+      args.panels = std::min(step, panels - p);
+      args.y = y + kPanelRows * p;
+      table.panel_tiles[type](args);
+    }
+    return;
   }
   const RowForm form = RowFormOf(layout.type, activation);
   const bool as_f32 = activation == ActivationForm::kF32 || layout.type == DType::kF32;

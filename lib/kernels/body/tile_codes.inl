@@ -25,25 +25,43 @@ TANDEM_LANE void StoreCodes(const std::byte* block, const Line& shift, std::byte
   }
 }
 
-// Unpacks whole groups from `head` to `end`. kSigned: codes less `zero`, as signed bytes.
+// Unpacks a panel block by block. kSigned: codes less `zero`, as signed bytes.
+template <DType kType, bool kSigned>
+struct Unpacker {
+  const std::byte* head;  // of the group of the next block
+  int64_t b = 0;          // of the next block in its group
+  GroupScales group = {};
+
+  TANDEM_LANE_MEMBER void Next(std::byte* out) {
+    constexpr PackedForm kForm = FormOf(kType);
+    if (b == 0) {
+      PrefetchLines<kForm.head_bytes() / kLineBytes>(head + kPrefetchBytes);
+      group = LoadGroupScales<kType>(head);
+    }
+    const std::byte* block = head + kForm.head_bytes() + b * kForm.block_bytes();
+    PrefetchLines<kForm.block_lines()>(block + kPrefetchBytes);
+    const BlockScales s = LoadBlockScales<kType>(head, group, b);
+    StoreCodes<kType, kSigned, 0>(block, s.shift, out);
+    float* numbers = reinterpret_cast<float*>(out + kBlockLines * kLineBytes);
+    TANDEM_UNROLL
+    for (int g = 0; g < kForm.groups; ++g) {
+      Store(numbers + 16 * g, s.scale[g]);
+      if (kForm.has_mins()) Store(numbers + 16 * (kForm.groups + g), s.min[g]);
+    }
+    if (++b == kForm.group_blocks()) {
+      b = 0;
+      head += kForm.group_bytes();
+    }
+  }
+};
+
+// Unpacks whole groups from `head` to `end`.
 template <DType kType, bool kSigned>
 static void UnpackCodes(const std::byte* head, const std::byte* end, std::byte* out) {
-  constexpr PackedForm kForm = FormOf(kType);
-  for (; head < end; head += kForm.group_bytes()) {
-    const GroupScales group = LoadGroupScales<kType>(head);
-    const std::byte* block = head + kForm.head_bytes();
-    PrefetchLines<kForm.head_bytes() / kLineBytes>(head + kPrefetchBytes);
-    for (int64_t b = 0; b < kForm.group_blocks(); ++b, block += kForm.block_bytes()) {
-      PrefetchLines<kForm.block_lines()>(block + kPrefetchBytes);
-      const BlockScales s = LoadBlockScales<kType>(head, group, b);
-      StoreCodes<kType, kSigned, 0>(block, s.shift, out);
-      float* numbers = reinterpret_cast<float*>(out + kBlockLines * kLineBytes);
-      for (int g = 0; g < kForm.groups; ++g) {
-        Store(numbers + 16 * g, s.scale[g]);
-        if (kForm.has_mins()) Store(numbers + 16 * (kForm.groups + g), s.min[g]);
-      }
-      out += UnpackedBlockBytes<kType>();
-    }
+  Unpacker<kType, kSigned> unpacker{head};
+  while (unpacker.head < end) {
+    unpacker.Next(out);
+    out += UnpackedBlockBytes<kType>();
   }
 }
 

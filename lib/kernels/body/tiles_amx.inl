@@ -108,8 +108,70 @@ static void AmxChunk(const Chunk& chunk) {
   for (int r = 0; r < kRows; ++r) Store(chunk.y + r * chunk.y_stride, acc[r]);
 }
 
+// Unpacked blocks kept by AmxStream: the one being multiplied, those before and after it, and one
+// to make it a power of two.
+constexpr int64_t kRingBlocks = 4;
+
+// One panel times one row tile. Blocks are unpacked two steps before they are multiplied, so that
+// the panel is read at an even pace and memory runs ahead while the tile unit works.
+template <DType kType, int kRows>
+static void AmxStream(const TileArgs& a, const std::byte* panel, float* y) {
+  constexpr PackedForm kForm = FormOf(kType);
+  constexpr int kGroups = kForm.groups;
+  alignas(64) int32_t sums[2][kGroups][kTileRows * 16];
+  F32x16 acc[kRows];
+  TANDEM_UNROLL
+  for (int r = 0; r < kRows; ++r) acc[r] = Set(0.0f);
+  const int64_t blocks = a.layout->panel_bytes / kForm.group_bytes() * kForm.group_blocks();
+  Unpacker<kType, true> unpacker{panel};
+  const auto slot = [&](int64_t i) __attribute__((always_inline)) {
+    return a.scratch + i % kRingBlocks * UnpackedBlockBytes<kType>();
+  };
+  const auto x_at = [&](int64_t i) __attribute__((always_inline)) {
+    return a.tiles + i * kQuantTileBlockBytes;
+  };
+  const auto start = [&](int64_t i) __attribute__((always_inline)) {
+    asm volatile("" ::: "memory");  // what the tile unit reads has been written
+    if constexpr (kGroups == 2) {
+      StartSums<0>(slot(i), x_at(i), sums[i % 2][0]);
+      StartSums<1>(slot(i) + 4 * kLineBytes, x_at(i) + 16, sums[i % 2][1]);
+    } else if (i % 2 == 0) {
+      StartSums<0>(slot(i), x_at(i), sums[0][0]);
+    } else {
+      StartSums<1>(slot(i), x_at(i), sums[1][0]);
+    }
+  };
+  unpacker.Next(slot(0));
+  if (blocks > 1) unpacker.Next(slot(1));
+  start(0);
+  for (int64_t i = 0; i < blocks; ++i) {
+    if (i + 2 < blocks) unpacker.Next(slot(i + 2));
+    if (i + 1 < blocks) start(i + 1);
+    TANDEM_UNROLL
+    for (int g = 0; g < kGroups; ++g) {
+      AddTileScaled<kType, kRows>(slot(i), x_at(i), g, sums[i % 2][g], acc);
+    }
+  }
+  TANDEM_UNROLL
+  for (int r = 0; r < kRows; ++r) Store(y + r * a.y_stride, acc[r]);
+}
+
+template <DType kType>
+static void AmxOneTile(const TileArgs& a) {
+  const int rows = a.rows <= 4 ? 4 : a.rows <= 8 ? 8 : 16;
+  ConfigureTiles(rows, kBlockCols / FormOf(kType).groups);
+  for (int64_t p = 0; p < a.panels; ++p) {
+    const std::byte* panel = a.panel + p * a.layout->panel_bytes;
+    if (rows == 4) AmxStream<kType, 4>(a, panel, a.y + 16 * p);
+    if (rows == 8) AmxStream<kType, 8>(a, panel, a.y + 16 * p);
+    if (rows == 16) AmxStream<kType, 16>(a, panel, a.y + 16 * p);
+  }
+  _tile_release();
+}
+
 template <DType kType>
 static void AmxTilesBody(const TileArgs& a) {
+  if (a.rows <= kTileRows) return AmxOneTile<kType>(a);
   int configured = 0;
   ForEachChunk<kType, true>(
       a, [&configured](const Chunk& chunk) __attribute__((always_inline)) {
