@@ -82,8 +82,8 @@ class Engine:
             stop()
 
 
-def start_tandem(programs, model, threads):
-    cluster = LocalCluster(programs["tandem"], model, threads)
+def start_tandem(programs, model, threads, linear):
+    cluster = LocalCluster(programs["tandem"], model, threads, ["--linear", linear])
     try:
         child = EngineChild("tandem", [programs["tandem-bench-client"], "--address", cluster.address])
     except EngineFailed:
@@ -99,8 +99,10 @@ def start_llama(model, threads, form):
 
 def engines_of(args, programs, rival, model, threads):
     """[(engine, how to start it)]"""
-    tandem = Engine("tandem", "packed", "this tree")
-    engines = [(tandem, lambda: start_tandem(programs, model, threads))]
+    engines = []
+    for linear, label in (("stored", "layers as stored"), ("native", "layers in bf16")):
+        engines.append((Engine("tandem", label, "this tree"),
+                        lambda linear=linear: start_tandem(programs, model, threads, linear)))
     for form, label in (("stored", "as stored"), ("own", "own buffers")):
         engines.append((Engine(rival.name, label, rival.build),
                         lambda form=form: start_llama(model, threads, form)))
