@@ -167,10 +167,12 @@ constexpr PackedForm FormOf(DType type) {
 }
 
 // Types in every loop over forms.
-#define TANDEM_FOR_EACH_PACKED_TYPE(X)                                                        \
-  X(kQ8_0)                                                                                    \
-  X(kQ4_0) X(kQ4_1) X(kQ5_0) X(kQ5_1) X(kIQ4_NL) X(kQ2_K) X(kQ3_K) X(kQ4_K) X(kQ5_K) X(kQ6_K) \
-      X(kIQ4_XS) X(kIQ1_S) X(kIQ1_M) X(kIQ2_XXS) X(kIQ2_XS) X(kIQ2_S) X(kIQ3_XXS) X(kIQ3_S)
+// clang-format off
+#define TANDEM_FOR_EACH_PACKED_TYPE(X)                                            \
+  X(kQ8_0) X(kQ4_0) X(kQ4_1) X(kQ5_0) X(kQ5_1) X(kIQ4_NL)                         \
+  X(kQ2_K) X(kQ3_K) X(kQ4_K) X(kQ5_K) X(kQ6_K) X(kIQ4_XS)                         \
+  X(kIQ1_S) X(kIQ1_M) X(kIQ2_XXS) X(kIQ2_XS) X(kIQ2_S) X(kIQ3_XXS) X(kIQ3_S)
+// clang-format on
 
 // Float panels. A chunk is 32 columns.
 //   f32   32 lines, one a column: sixteen f32
