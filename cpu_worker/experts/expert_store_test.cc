@@ -16,8 +16,23 @@
 #include "lib/kernels/weights.h"
 #include "lib/model/container_builders.h"
 
+// GCC defines names, clang answers questions.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define TANDEM_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define TANDEM_SANITIZED 1
+#endif
+#endif
+
 namespace tandem::cpu_worker {
 namespace {
+
+#if defined(TANDEM_SANITIZED)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
 
 bool Always() { return true; }
 
@@ -302,9 +317,7 @@ void WriteLargeModel(const std::string& path) {
 }
 
 TEST(ExpertStore, GivesMemoryBackWhenItsLastUserIsDone) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "a sanitizer's shadow memory would be measured";
-#endif
+  if (kSanitized) GTEST_SKIP() << "a sanitizer's shadow memory would be measured";
   const TemporaryFolder folder;
   const std::string path = folder.path() + "/m.gguf";
   WriteLargeModel(path);
@@ -330,9 +343,7 @@ TEST(ExpertStore, GivesMemoryBackWhenItsLastUserIsDone) {
 }
 
 TEST(ExpertStore, AFailedPlacementLeavesNoMemoryBehind) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "a sanitizer's shadow memory would be measured";
-#endif
+  if (kSanitized) GTEST_SKIP() << "a sanitizer's shadow memory would be measured";
   const TemporaryFolder folder;
   const std::string path = folder.path() + "/m.gguf";
   WriteLargeModel(path);
