@@ -53,13 +53,15 @@ void PackRows(const kernels::PackedLayout& layout, const std::vector<std::byte>&
   });
 }
 
-// Views of one expert whose three matrices lie one after the other at `data`.
+// Views of one expert whose three matrices lie one after the other at `data`; null for the geometry
+// alone.
 cpu_worker::PackedExpert ExpertAt(const ExpertShape& shape, const std::byte* data) {
   cpu_worker::PackedExpert expert;
   expert.gate = {LayoutFor(shape.gate_up, shape.inter, shape.hidden), data};
-  expert.up = {expert.gate.layout, data + expert.gate.layout.bytes()};
+  const int64_t bytes = expert.gate.layout.bytes();
+  expert.up = {expert.gate.layout, data == nullptr ? nullptr : data + bytes};
   expert.down = {LayoutFor(shape.down, shape.hidden, shape.inter),
-                 data + 2 * expert.gate.layout.bytes()};
+                 data == nullptr ? nullptr : data + 2 * bytes};
   return expert;
 }
 
