@@ -1,14 +1,12 @@
 #include "cpu_worker/experts/expert_ffn.h"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <memory>
 
 #include "cpu_worker/experts/row_groups.h"
 #include "lib/base/check.h"
 #include "lib/kernels/expert_grid.h"
-#include "lib/kernels/row_tiles.h"
 #include "lib/kernels/weights.h"
 #include "lib/tensor/codec.h"
 
@@ -95,6 +93,7 @@ void Deliver(const kernels::KernelTable& table, const FfnBatch& batch, const Ffn
 // Which kinds of row tiles a matrix set of an expert reads.
 struct TileNeed {
   bool quant = false, bf16 = false;
+  bool any() const { return quant || bf16; }
 
   void Add(const kernels::KernelTable& table, DType type, ActivationForm activation, int64_t rows) {
     if (!UsesTiles(table, type, activation, rows)) return;
@@ -102,26 +101,23 @@ struct TileNeed {
   }
 };
 
-// Row tiles of all groups of a pass, one after the other.
-class TileStore {
- public:
-  void Reset() { bytes_ = 0; }
-  // The offset of tiles for `rows` rows; Allocate then makes room.
-  int64_t Plan(int64_t rows, int64_t tile_bytes) {
-    const int64_t at = bytes_;
-    bytes_ += CeilDiv(rows, kernels::kTileRows) * tile_bytes;
-    return at;
+int64_t TileBytes(const TileNeed& need, int64_t rows, int64_t cols) {
+  return CeilDiv(rows, kernels::kTileRows) * ((need.quant ? kernels::QuantTileBytes(cols) : 0) +
+                                              (need.bf16 ? kernels::Bf16TileBytes(cols) : 0));
+}
+
+// Gives `rows` its tiles from `at` on; returns where they end.
+std::byte* PlaceTiles(const TileNeed& need, std::byte* at, GroupRows* rows) {
+  const int64_t tiles = CeilDiv(rows->rows, kernels::kTileRows);
+  if (need.quant) {
+    rows->quant_tiles = at;
+    at += tiles * kernels::QuantTileBytes(rows->cols);
   }
-  std::byte* Allocate() { return buffer_.Reserve(bytes_); }
-
- private:
-  AlignedBuffer buffer_;
-  int64_t bytes_ = 0;
-};
-
-// Where row `row` of a group's tiles lies: its tile.
-std::byte* TileOf(std::byte* tiles, int64_t row, int64_t tile_bytes) {
-  return tiles + row / kernels::kTileRows * tile_bytes;
+  if (need.bf16) {
+    rows->bf16_tiles = at;
+    at += tiles * kernels::Bf16TileBytes(rows->cols);
+  }
+  return at;
 }
 
 }  // namespace
@@ -134,10 +130,6 @@ struct ExpertFfn::Group {
   std::vector<const FfnPair*> pairs;
   GroupRows x, h;
   TileNeed x_need, h_need;
-  std::byte* x_quant = nullptr;  // writable views of the tiles
-  std::byte* x_bf16 = nullptr;
-  std::byte* h_quant = nullptr;
-  std::byte* h_bf16 = nullptr;
   int64_t panels = kRunPanelsMin;  // of the intermediate row, computed at a time
   int64_t first_item = 0;          // of the loop over all groups' gate and up panels
 
@@ -157,7 +149,7 @@ struct ExpertFfn::Pass {
   int64_t hidden = 0, inter = 0;
   ActivationRows::Wanted x_wanted, h_wanted;
   ActivationRows h;
-  TileStore tiles;
+  AlignedBuffer tiles;  // of all groups
 
   Group& GroupOfItem(int64_t item) {
     const auto after = std::upper_bound(
@@ -262,15 +254,8 @@ void ExpertFfn::StoreRows(const FfnBatch& batch) {
 // Decides who uses tiles, makes room, and lays the rows of x into their tiles.
 void ExpertFfn::PreparePass(const FfnBatch& batch, Pass* pass) {
   pass->h.Reset(pass->h_wanted, pass->pairs, pass->inter);
-  pass->tiles.Reset();
-  const int64_t x_quant_bytes = kernels::QuantTileBytes(pass->hidden);
-  const int64_t x_bf16_bytes = kernels::Bf16TileBytes(pass->hidden);
-  const int64_t h_quant_bytes = kernels::QuantTileBytes(pass->inter);
-  const int64_t h_bf16_bytes = kernels::Bf16TileBytes(pass->inter);
-  std::vector<std::array<int64_t, 4>> offsets;
   pass->items = 0;
-  bool any_x_tiles = false;
-  int64_t all_panels = 0;
+  int64_t all_panels = 0, x_tile_bytes = 0, h_tile_bytes = 0;
   for (const Group& group : pass->groups) all_panels += group.weights->gate.layout.panels();
   for (Group& group : pass->groups) {
     const PackedExpert& w = *group.weights;
@@ -278,13 +263,9 @@ void ExpertFfn::PreparePass(const FfnBatch& batch, Pass* pass) {
     group.x_need.Add(table_, w.gate.layout.type, batch.activation, rows);
     group.x_need.Add(table_, w.up.layout.type, batch.activation, rows);
     group.h_need.Add(table_, w.down.layout.type, batch.activation, rows);
-    offsets.push_back({group.x_need.quant ? pass->tiles.Plan(rows, x_quant_bytes) : -1,
-                       group.x_need.bf16 ? pass->tiles.Plan(rows, x_bf16_bytes) : -1,
-                       group.h_need.quant ? pass->tiles.Plan(rows, h_quant_bytes) : -1,
-                       group.h_need.bf16 ? pass->tiles.Plan(rows, h_bf16_bytes) : -1});
-    const bool x_tiles = group.x_need.quant || group.x_need.bf16;
-    any_x_tiles = any_x_tiles || x_tiles;
-    group.panels = RunPanels(all_panels, pool_->threads(), x_tiles);
+    x_tile_bytes += TileBytes(group.x_need, rows, pass->hidden);
+    h_tile_bytes += TileBytes(group.h_need, rows, pass->inter);
+    group.panels = RunPanels(all_panels, pool_->threads(), group.x_need.any());
     group.first_item = pass->items;
     pass->items += CeilDiv(w.gate.layout.panels(), group.panels);
   }
@@ -293,15 +274,13 @@ void ExpertFfn::PreparePass(const FfnBatch& batch, Pass* pass) {
     pass->item_bounds.push_back(first < pass->groups.size() ? pass->groups[first].first_item
                                                             : pass->items);
   }
-  std::byte* tiles = pass->tiles.Allocate();
-  for (size_t g = 0; g < pass->groups.size(); ++g) {
-    Group& group = pass->groups[g];
-    const auto at = [tiles](int64_t offset) { return offset < 0 ? nullptr : tiles + offset; };
-    group.x.quant_tiles = group.x_quant = at(offsets[g][0]);
-    group.x.bf16_tiles = group.x_bf16 = at(offsets[g][1]);
-    group.h.quant_tiles = group.h_quant = at(offsets[g][2]);
-    group.h.bf16_tiles = group.h_bf16 = at(offsets[g][3]);
+  std::byte* tiles = pass->tiles.Reserve(x_tile_bytes + h_tile_bytes);
+  for (Group& group : pass->groups) {
     group.x.rows = group.h.rows = group.rows();
+    group.x.cols = pass->hidden;
+    group.h.cols = pass->inter;
+    tiles = PlaceTiles(group.x_need, tiles, &group.x);
+    tiles = PlaceTiles(group.h_need, tiles, &group.h);
     for (int64_t i = 0; i < group.rows(); ++i) {
       if (pass->x_wanted.int8) group.x.quant.push_back(x_.quant(group.pairs[i]->row));
       if (pass->x_wanted.floats) group.x.floats.push_back(x_.floats(group.pairs[i]->row));
@@ -309,20 +288,12 @@ void ExpertFfn::PreparePass(const FfnBatch& batch, Pass* pass) {
       if (pass->h_wanted.floats) group.h.floats.push_back(pass->h.floats(group.first + i));
     }
   }
-  if (!any_x_tiles) return;
+  if (x_tile_bytes == 0) return;
   pool_->ParallelFor(pass->pairs, 1, [&](int64_t begin, int64_t end) {
-    for (Group& group : pass->groups) {
+    for (const Group& group : pass->groups) {
       const int64_t last = std::min(end - group.first, group.rows());
       for (int64_t i = std::max<int64_t>(begin - group.first, 0); i < last; ++i) {
-        if (group.x_quant != nullptr) {
-          kernels::PutQuantRow(*group.x.quant[i], 0,
-                               kernels::PaddedCodes(pass->hidden) / kernels::kBlockCols,
-                               i % kernels::kTileRows, TileOf(group.x_quant, i, x_quant_bytes));
-        }
-        if (group.x_bf16 != nullptr) {
-          kernels::PutBf16Row(group.x.floats[i], 0, pass->hidden, i % kernels::kTileRows,
-                              TileOf(group.x_bf16, i, x_bf16_bytes));
-        }
+        group.x.FillTiles(i, 0, pass->hidden);
       }
     }
   });
@@ -330,8 +301,6 @@ void ExpertFfn::PreparePass(const FfnBatch& batch, Pass* pass) {
 
 // h = silu(gate x) * (up x), a few panels at a time, stored as the down projection wants it.
 void ExpertFfn::GateAndUp(const FfnBatch& batch, Pass* pass) {
-  const int64_t quant_bytes = kernels::QuantTileBytes(pass->inter);
-  const int64_t bf16_bytes = kernels::Bf16TileBytes(pass->inter);
   pool_->ParallelForNodes(pass->item_bounds, 1, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       const Group& group = pass->GroupOfItem(item);
@@ -349,21 +318,8 @@ void ExpertFfn::GateAndUp(const FfnBatch& batch, Pass* pass) {
       const int64_t col = first * kPanelRows;
       const int64_t outs = std::min(stride, pass->inter - col);
       for (int64_t r = 0; r < group.rows(); ++r) {
-        const float* values = gate + r * stride;
-        const int64_t h_row = group.first + r;
-        pass->h.Store(table_, h_row, col, outs, values);
-        if (group.h_quant != nullptr) {
-          // The last part brings the zeros that fill up the row.
-          const int64_t end_col =
-              col + outs == pass->inter ? kernels::PaddedCodes(pass->inter) : col + outs;
-          kernels::PutQuantRow(*pass->h.quant(h_row), col / kernels::kBlockCols,
-                               (end_col - col) / kernels::kBlockCols, r % kernels::kTileRows,
-                               TileOf(group.h_quant, r, quant_bytes));
-        }
-        if (group.h_bf16 != nullptr) {
-          kernels::PutBf16Row(pass->h.floats(h_row), col, outs, r % kernels::kTileRows,
-                              TileOf(group.h_bf16, r, bf16_bytes));
-        }
+        pass->h.Store(table_, group.first + r, col, outs, gate + r * stride);
+        group.h.FillTiles(r, col, outs);
       }
     }
   });
@@ -374,7 +330,7 @@ void ExpertFfn::GateAndUp(const FfnBatch& batch, Pass* pass) {
 void ExpertFfn::Down(const FfnBatch& batch, Pass* pass) {
   bool tiled = false;
   for (const Group& group : pass->groups) {
-    tiled = tiled || group.h_need.quant || group.h_need.bf16;
+    tiled = tiled || group.h_need.any();
   }
   const int64_t all_panels = pass->groups.front().weights->down.layout.panels();
   const int64_t panels_each = RunPanels(all_panels, pool_->threads(), tiled);

@@ -10,8 +10,8 @@ namespace tandem::cpu_worker {
 namespace {
 
 kernels::PackedMatrix LayoutOfMatrix(const Matrix& matrix) {
-  const int64_t fp8_cols = matrix.scale_inv.has_value() ? matrix.fp8_block_cols : 0;
-  return {.layout = kernels::LayoutOf(matrix.view.dtype, matrix.rows(), matrix.cols(), fp8_cols),
+  return {.layout = kernels::LayoutOf(matrix.view.dtype, matrix.rows(), matrix.cols(),
+                                      matrix.fp8_block_cols),
           .data = nullptr};
 }
 

@@ -19,21 +19,12 @@ std::vector<const Matrix*> MatricesOf(const FfnWeights& expert) {
   return {&expert.gate, &expert.up, &expert.down};
 }
 
-// A scale of quantized activations covers 32 columns, and no block scale may change inside them.
-constexpr int64_t kScaleCols = 32;
-
 absl::Status CheckMatrix(const Matrix& matrix) {
-  const absl::Status status = kernels::CheckWeightType(matrix.view.dtype, matrix.cols());
-  if (!status.ok()) {
-    return absl::Status(status.code(), absl::StrCat(matrix.view.file, ": tensor ", matrix.view.name,
-                                                    ": ", std::string(status.message())));
-  }
-  if (matrix.scale_inv.has_value() && matrix.fp8_block_cols % kScaleCols != 0) {
-    return absl::UnimplementedError(
-        absl::StrCat(matrix.view.file, ": tensor ", matrix.view.name, ": expected a multiple of ",
-                     kScaleCols, " columns to each block scale, found ", matrix.fp8_block_cols));
-  }
-  return absl::OkStatus();
+  const absl::Status status =
+      kernels::CheckWeightType(matrix.view.dtype, matrix.cols(), matrix.fp8_block_cols);
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat(matrix.view.file, ": tensor ", matrix.view.name,
+                                                  ": ", std::string(status.message())));
 }
 
 absl::Status CheckModel(const ModelWeights& model, const std::string& path) {

@@ -15,19 +15,14 @@ namespace tandem::cpu_worker {
 // The packed matrix lies in `memory`.
 inline kernels::PackedMatrix PackWhole(const Matrix& matrix, kernels::AlignedBuffer* memory) {
   kernels::PackedMatrix packed;
-  packed.layout = kernels::LayoutOf(matrix.view.dtype, matrix.rows(), matrix.cols(),
-                                    matrix.scale_inv.has_value() ? matrix.fp8_block_cols : 0);
+  packed.layout =
+      kernels::LayoutOf(matrix.view.dtype, matrix.rows(), matrix.cols(), matrix.fp8_block_cols);
   std::byte* data = memory->Reserve(packed.layout.bytes());
   packed.data = data;
   for (int64_t p = 0; p < packed.layout.panels(); ++p) {
     const int64_t first = p * kernels::kPanelRows;
     const int64_t rows = std::min<int64_t>(kernels::kPanelRows, matrix.rows() - first);
-    std::vector<float> scales;
-    for (int64_t r = first; r < first + rows && matrix.scale_inv.has_value(); ++r) {
-      const float* row = reinterpret_cast<const float*>(matrix.scale_inv->data) +
-                         r / matrix.fp8_block_rows * matrix.scale_inv->cols();
-      scales.insert(scales.end(), row, row + matrix.scale_inv->cols());
-    }
+    const std::vector<float> scales = BlockScalesOfRows(matrix, first, rows);
     kernels::PackPanel(packed.layout, matrix.view.data + first * matrix.view.row_bytes(), rows,
                        scales.empty() ? nullptr : scales.data(),
                        data + p * packed.layout.panel_bytes);

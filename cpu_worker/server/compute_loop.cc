@@ -18,8 +18,8 @@ namespace {
 
 using experts::v1::ExpertRows;
 
-// An idle loop wakes this often to look whether it should end: no measurable load.
-constexpr absl::Duration kIdleWait = absl::Seconds(1);
+// An idle loop is woken for calls and for its end; this often it looks of its own accord.
+constexpr absl::Duration kIdleWait = absl::Seconds(10);
 
 // Calls are merged up to this many rows: about where a pass is bound by arithmetic whatever is
 // added to it.

@@ -210,7 +210,7 @@ void WorkerImpl::LoaderMain() {
         return stopping_.load() || (next_placement_ != nullptr && !worker_id_.empty());
       };
       absl::MutexLock lock(&mutex_);
-      mutex_.AwaitWithTimeout(absl::Condition(&has_news), absl::Seconds(1));
+      mutex_.AwaitWithTimeout(absl::Condition(&has_news), absl::Seconds(10));
       if (stopping_.load()) return;
       if (next_placement_ == nullptr || worker_id_.empty()) continue;
       placement = std::exchange(next_placement_, nullptr);
@@ -248,7 +248,7 @@ void WorkerImpl::Load(const Placement& placement) {
   const std::shared_ptr<const HeldExperts> held = store_->held();
   base::LogInfo("experts_loaded",
                 {{"epoch", placement.epoch()},
-                 {"experts", held->keys().size()},
+                 {"experts", held->experts().size()},
                  {"bytes", held->weight_bytes()},
                  {"stored_bytes", held->stored_bytes()},
                  {"huge_page_bytes", store_->BytesOnHugePages()},
@@ -298,7 +298,7 @@ void WorkerImpl::Tick() {
   metrics_.Gauge("tandem_expert_weight_bytes", "Memory of the experts held, as packed.")
       .Set(static_cast<double>(held->weight_bytes()));
   metrics_.Gauge("tandem_experts_held", "Experts held, over all layers.")
-      .Set(static_cast<double>(held->keys().size()));
+      .Set(static_cast<double>(held->experts().size()));
   metrics_
       .Gauge("tandem_expert_load_fraction", "Share of the running load of experts that is done.")
       .Set(store_->load_fraction());
@@ -319,7 +319,7 @@ experts::v1::DescribeResponse WorkerImpl::Describe() const {
   const std::shared_ptr<const HeldExperts> held = store_->held();
   response.set_model_digest(store_->digest());
   response.set_epoch(loop_->epoch());
-  response.set_experts_held(held->keys().size());
+  response.set_experts_held(held->experts().size());
   response.set_weight_bytes(static_cast<uint64_t>(held->weight_bytes()));
   response.set_isa(kernels::ActiveTable().isa);
   response.set_version(base::VersionString());

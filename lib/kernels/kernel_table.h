@@ -51,8 +51,7 @@ struct KernelTable {
   // out [columns in whole blocks of the type][16] f32: the panel's exact values.
   void (*unpack_panel)(const PackedLayout& layout, const std::byte* panel, float* out) = nullptr;
 
-  // Rows of f16 or bf16 to f32 (exact) and f32 to bf16 (nearest even).
-  void (*widen_f16)(const uint16_t* x, int64_t n, float* out) = nullptr;
+  // Rows of bf16 to f32 (exact) and f32 to bf16 (nearest even).
   void (*widen_bf16)(const uint16_t* x, int64_t n, float* out) = nullptr;
   void (*narrow_bf16)(const float* x, int64_t n, uint16_t* out) = nullptr;
   // False when a term lay outside the grid (expert_grid.h).

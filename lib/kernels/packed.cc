@@ -8,6 +8,7 @@
 #include "lib/base/check.h"
 #include "lib/kernels/kernel_table.h"
 #include "lib/kernels/packed_form.h"
+#include "lib/kernels/panel.h"
 #include "lib/kernels/weights.h"
 #include "lib/tensor/blocks.h"
 #include "lib/tensor/codec.h"
@@ -16,10 +17,6 @@ namespace tandem::kernels {
 namespace {
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-int64_t Fp8ColsOf(const PackedLayout& layout) {
-  return layout.fp8_cols > 0 ? layout.fp8_cols : kFp8ColsDefault;
-}
 
 // Bytes of a panel of a float type with `cols` columns.
 int64_t FloatPanelBytes(const PackedLayout& layout) {
@@ -31,7 +28,7 @@ int64_t FloatPanelBytes(const PackedLayout& layout) {
     case DType::kBF16:
       return chunks * 16 * kLineBytes;
     case DType::kF8E4M3:
-      return (chunks * 8 + CeilDiv(layout.cols, Fp8ColsOf(layout))) * kLineBytes;
+      return (chunks * 8 + CeilDiv(layout.cols, Fp8ScaleCols(layout))) * kLineBytes;
     default:
       TANDEM_CHECK(false && "not a float type");
   }
@@ -340,7 +337,7 @@ constexpr int kFp8Order[4] = {0, 2, 1, 3};
 
 void PackFp8(const PackedLayout& layout, const std::byte* src, int64_t rows, const float* scales,
              std::byte* panel) {
-  const int64_t scale_cols = Fp8ColsOf(layout);
+  const int64_t scale_cols = Fp8ScaleCols(layout);
   const int64_t scale_blocks = CeilDiv(layout.cols, scale_cols);
   std::byte* out = panel;
   for (int64_t k = 0; k < layout.cols; k += 4) {

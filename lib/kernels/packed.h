@@ -33,7 +33,7 @@ struct PackedLayout {
   int64_t bytes() const { return panels() * panel_bytes; }
 };
 
-// `type` and `cols` have passed CheckWeightType (weights.h). `fp8_cols` is a multiple of 32, or 0.
+// `type`, `cols` and `fp8_cols` have passed CheckWeightType (weights.h).
 PackedLayout LayoutOf(DType type, int64_t rows, int64_t cols, int64_t fp8_cols = 0);
 
 // Packs rows [first, first + rows) of a matrix into one panel, rows <= 16; missing rows become

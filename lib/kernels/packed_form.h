@@ -22,6 +22,7 @@
 
 #include <cstdint>
 
+#include "lib/tensor/blocks.h"
 #include "lib/tensor/dtype.h"
 
 namespace tandem::kernels {
@@ -102,8 +103,6 @@ constexpr PackedForm Leveled(Planes planes, Head head, int groups, int zero, flo
   return form;
 }
 
-inline constexpr int8_t kLevelsIQ4[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                          1,    13,   25,  38,  53,  69,  89,  113};
 inline constexpr int8_t kLevelsIQ2[16] = {-43, -25, -8, 8,  25, 43, 43, 43,
                                           43,  43,  43, 43, 43, 43, 43, 43};
 inline constexpr int8_t kLevelsIQ3XXS[16] = {-62, -52, -44, -36, -28, -20, -12, -4,
@@ -131,7 +130,7 @@ constexpr PackedForm FormOf(DType type) {
     case DType::kQ5_1:
       return Linear(Planes::kNibblesBits, Head::kHalfMin, 1, 0);
     case DType::kIQ4_NL:
-      return Leveled(Planes::kNibbles, Head::kHalf, 1, 128, 1.0f, internal::kLevelsIQ4);
+      return Leveled(Planes::kNibbles, Head::kHalf, 1, 128, 1.0f, kIQ4Levels);
     case DType::kQ2_K:
       return Linear(Planes::kPairs, Head::kSuperMin, 2, 0);
     case DType::kQ3_K:
@@ -143,7 +142,7 @@ constexpr PackedForm FormOf(DType type) {
     case DType::kQ6_K:
       return Linear(Planes::kNibblesPairs, Head::kSuper, 2, 32);
     case DType::kIQ4_XS:
-      return Leveled(Planes::kNibbles, Head::kSuper, 1, 128, 1.0f, internal::kLevelsIQ4);
+      return Leveled(Planes::kNibbles, Head::kSuper, 1, 128, 1.0f, kIQ4Levels);
     case DType::kIQ1_S: {
       // Code 8 t + 2 for trit t (0..2) shifted up, 8 t shifted down: 9 more than 8 (t - 1) +- 1.
       PackedForm form = Linear(Planes::kPairs, Head::kTrit, 1, 9);

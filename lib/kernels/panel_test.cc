@@ -137,6 +137,29 @@ TEST(Packed, ValuesEqualTheCodec) {
   }
 }
 
+// Every f16 number there is, through the panels that hold them.
+TEST(Packed, EveryHalfIsWidenedAsTheCodecDoes) {
+  constexpr int64_t kCols = 65536 / kPanelRows;
+  std::vector<uint16_t> half(65536);
+  for (size_t i = 0; i < half.size(); ++i) half[i] = static_cast<uint16_t>(i);
+  const PackedLayout layout = LayoutOf(DType::kF16, kPanelRows, kCols);
+  Aligned panel(layout.panel_bytes);
+  PackPanel(layout, reinterpret_cast<const std::byte*>(half.data()), kPanelRows, nullptr,
+            panel.data());
+  for (const KernelTable* table : SupportedTables()) {
+    std::vector<float> lines(half.size());
+    table->unpack_panel(layout, panel.data(), lines.data());
+    for (size_t i = 0; i < half.size(); ++i) {
+      const float got = lines[i % kCols * kPanelRows + i / kCols];
+      if (std::isnan(F16ToF32(half[i]))) {
+        ASSERT_TRUE(std::isnan(got)) << table->isa << " " << i;
+      } else {
+        ASSERT_EQ(BitsOf(got), BitsOf(F16ToF32(half[i]))) << table->isa << " " << i;
+      }
+    }
+  }
+}
+
 std::vector<float> Activations(int64_t n, int kind, bool bf16, std::mt19937_64& random) {
   std::normal_distribution<float> normal;
   std::vector<float> x(PaddedFloats(n), 0.0f);

@@ -196,14 +196,6 @@ TEST(Quant, RowConversionsEqualTheCodec) {
   for (float& v : floats) v = std::bit_cast<float>(static_cast<uint32_t>(random()));
   for (const KernelTable* table : SupportedTables()) {
     std::vector<float> wide(half.size());
-    table->widen_f16(half.data(), half.size(), wide.data());
-    for (size_t i = 0; i < half.size(); ++i) {
-      if (std::isnan(F16ToF32(half[i]))) {
-        ASSERT_TRUE(std::isnan(wide[i]));
-      } else {
-        ASSERT_EQ(BitsOf(wide[i]), BitsOf(F16ToF32(half[i]))) << table->isa << " " << i;
-      }
-    }
     table->widen_bf16(half.data(), half.size() - 3, wide.data());
     for (size_t i = 0; i < half.size() - 3; ++i) {
       ASSERT_EQ(BitsOf(wide[i]), static_cast<uint32_t>(half[i]) << 16) << table->isa;

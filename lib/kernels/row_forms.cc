@@ -34,8 +34,6 @@ AlignedBuffer& ThreadScratch() {
   return scratch;
 }
 
-bool IsBf16TileType(DType type) { return !IsIntegerForm(type); }
-
 }  // namespace
 
 RowForm RowFormOf(DType weights, ActivationForm activation) {
@@ -95,36 +93,40 @@ bool UsesTiles(const KernelTable& table, DType weights, ActivationForm activatio
          table.panel_tiles[static_cast<int>(weights)] != nullptr;
 }
 
+void GroupRows::FillTiles(int64_t row, int64_t col, int64_t n) const {
+  const auto tile_of = [row](std::byte* tiles, int64_t tile_bytes) {
+    return tiles + row / kTileRows * tile_bytes;
+  };
+  if (quant_tiles != nullptr) {
+    const int64_t end = col + n == cols ? PaddedCodes(cols) : col + n;
+    PutQuantRow(*quant[row], col / kBlockCols, (end - col) / kBlockCols, row % kTileRows,
+                tile_of(quant_tiles, QuantTileBytes(cols)));
+  }
+  if (bf16_tiles != nullptr) {
+    PutBf16Row(floats[row], col, n, row % kTileRows, tile_of(bf16_tiles, Bf16TileBytes(cols)));
+  }
+}
+
 void MatrixInput::Reset(const KernelTable& table, DType weights, ActivationForm activation,
                         int64_t rows, int64_t cols) {
-  cols_ = cols;
-  int8_ = RowFormOf(weights, activation) == RowForm::kInt8;
+  const bool int8 = RowFormOf(weights, activation) == RowForm::kInt8;
   const bool rounded = activation == ActivationForm::kNative;
-  stored_.Reset({.int8 = int8_, .floats = !int8_, .round_to_bf16 = rounded}, rows, cols);
-  tiles_ = nullptr;
+  stored_.Reset({.int8 = int8, .floats = !int8, .round_to_bf16 = rounded}, rows, cols);
+  group_ = {.rows = rows, .cols = cols};
   if (UsesTiles(table, weights, activation, rows)) {
-    const int64_t tile_bytes = int8_ ? QuantTileBytes(cols) : Bf16TileBytes(cols);
-    tiles_ = tile_memory_.Reserve((rows + kTileRows - 1) / kTileRows * tile_bytes);
+    const int64_t tile_bytes = int8 ? QuantTileBytes(cols) : Bf16TileBytes(cols);
+    (int8 ? group_.quant_tiles : group_.bf16_tiles) =
+        tile_memory_.Reserve((rows + kTileRows - 1) / kTileRows * tile_bytes);
   }
-  group_ = {};
-  group_.rows = rows;
-  (int8_ ? group_.quant_tiles : group_.bf16_tiles) = tiles_;
   for (int64_t r = 0; r < rows; ++r) {
-    if (int8_) group_.quant.push_back(stored_.quant(r));
-    if (!int8_) group_.floats.push_back(stored_.floats(r));
+    if (int8) group_.quant.push_back(stored_.quant(r));
+    if (!int8) group_.floats.push_back(stored_.floats(r));
   }
 }
 
 void MatrixInput::Store(const KernelTable& table, int64_t row, const float* values) {
-  stored_.Store(table, row, 0, cols_, values);
-  if (tiles_ == nullptr) return;
-  const int64_t tile_bytes = int8_ ? QuantTileBytes(cols_) : Bf16TileBytes(cols_);
-  std::byte* tile = tiles_ + row / kTileRows * tile_bytes;
-  if (int8_) {
-    PutQuantRow(*group_.quant[row], 0, PaddedCodes(cols_) / kBlockCols, row % kTileRows, tile);
-  } else {
-    PutBf16Row(group_.floats[row], 0, cols_, row % kTileRows, tile);
-  }
+  stored_.Store(table, row, 0, group_.cols, values);
+  group_.FillTiles(row, 0, group_.cols);
 }
 
 void PrefetchPanel(const PackedMatrix& matrix, int64_t panel) {
@@ -141,7 +143,7 @@ void MultiplyPanels(const KernelTable& table, const PackedMatrix& matrix, int64_
   const PackedLayout& layout = matrix.layout;
   const int type = static_cast<int>(layout.type);
   if (UsesTiles(table, layout.type, activation, x.rows)) {
-    const std::byte* tiles = IsBf16TileType(layout.type) ? x.bf16_tiles : x.quant_tiles;
+    const std::byte* tiles = IsIntegerForm(layout.type) ? x.quant_tiles : x.bf16_tiles;
     TANDEM_CHECK(tiles != nullptr);
     TileArgs args{.layout = &layout,
                   .tiles = tiles,

@@ -70,11 +70,16 @@ void RoundToBf16(const KernelTable& table, const float* values, int64_t n, float
 // The rows that one expert's matrices are multiplied with. Row tiles (lib/kernels/panel.h) or rows
 // apart; what is null or empty is in no matrix's form.
 struct GroupRows {
-  int64_t rows = 0;
+  int64_t rows = 0, cols = 0;
   std::vector<const QuantRow*> quant;
   std::vector<const float*> floats;
-  const std::byte* quant_tiles = nullptr;
-  const std::byte* bf16_tiles = nullptr;
+  std::byte* quant_tiles = nullptr;
+  std::byte* bf16_tiles = nullptr;
+
+  // Copies columns [col, col + n) of one row, as they lie in `quant` and `floats`, to the tiles
+  // there are. col is a multiple of 32; n too, or the range ends at the row's end, and then brings
+  // the zeros that fill it up.
+  void FillTiles(int64_t row, int64_t col, int64_t n) const;
 };
 
 // True when `rows` rows are multiplied with `weights` as row tiles: where the instruction set has
@@ -94,9 +99,6 @@ class MatrixInput {
  private:
   ActivationRows stored_;
   AlignedBuffer tile_memory_;
-  std::byte* tiles_ = nullptr;  // null: rows apart
-  bool int8_ = false;
-  int64_t cols_ = 0;
   GroupRows group_;
 };
 
@@ -104,11 +106,9 @@ class MatrixInput {
 // a microsecond to reach full speed.
 void PrefetchPanel(const PackedMatrix& matrix, int64_t panel);
 
-// y[r * y_stride + 16 p + o] = row r times output o of panel (first + p), p < panels; with row
-// tiles panels
-// <= kTilePanelsMax. y has
-// room for whole tiles of sixteen rows. Scratch is the calling thread's. Any split over panels or
-// rows gives the same bits.
+// y[r * y_stride + 16 p + o] = row r times output o of panel (first + p), p < panels. y has room
+// for whole tiles of sixteen rows. Scratch is the calling thread's. Any split over panels or rows
+// gives the same bits.
 void MultiplyPanels(const KernelTable& table, const PackedMatrix& matrix, int64_t first,
                     int64_t panels, const GroupRows& x, ActivationForm activation, float* y,
                     int64_t y_stride);

@@ -4,17 +4,15 @@
 
 #include "absl/strings/str_cat.h"
 #include "lib/base/check.h"
+#include "lib/kernels/packed_form.h"
 
 namespace tandem::kernels {
 
-bool HasMins(DType type) {
-  return type == DType::kQ4_1 || type == DType::kQ5_1 || type == DType::kQ2_K ||
-         type == DType::kQ4_K || type == DType::kQ5_K;
-}
+bool HasMins(DType type) { return FormOf(type).has_mins(); }
 
 bool IsIntegerForm(DType type) { return ActiveTable().unpack[static_cast<int>(type)] != nullptr; }
 
-absl::Status CheckWeightType(DType type, int64_t cols) {
+absl::Status CheckWeightType(DType type, int64_t cols, int64_t fp8_cols) {
   const bool is_float =
       type == DType::kF32 || type == DType::kF16 || type == DType::kBF16 || type == DType::kF8E4M3;
   if (!is_float && !IsIntegerForm(type)) {
@@ -24,6 +22,10 @@ absl::Status CheckWeightType(DType type, int64_t cols) {
     return absl::InvalidArgumentError(absl::StrCat("weights of type ", NameOf(type),
                                                    " need a row length that is a multiple of ",
                                                    kActivationBlock, ", found ", cols));
+  }
+  if (fp8_cols % kBlockCols != 0) {
+    return absl::UnimplementedError(absl::StrCat("expected a multiple of ", kBlockCols,
+                                                 " columns to each block scale, found ", fp8_cols));
   }
   return absl::OkStatus();
 }

@@ -17,10 +17,11 @@ bool HasMins(DType type);
 // f32, f16, bf16 and fp8, which are multiplied as floats.
 bool IsIntegerForm(DType type);
 
-// OK when `type` can hold weights of an FFN with contraction length `cols`. UNIMPLEMENTED names a
-// type without a kernel, INVALID_ARGUMENT, for block-quantized types, a length that is no multiple
-// of 32 (one scale of quantized activations covers 32 values).
-absl::Status CheckWeightType(DType type, int64_t cols);
+// OK when `type` can hold weights of a layer with contraction length `cols` and, for fp8, one block
+// scale for `fp8_cols` columns (0: none). UNIMPLEMENTED names a type without a kernel, or says that
+// a scale changes inside the 32 columns that are multiplied at a time; INVALID_ARGUMENT, for
+// block-quantized types, a length that is no multiple of 32 (one scale of quantized activations).
+absl::Status CheckWeightType(DType type, int64_t cols, int64_t fp8_cols = 0);
 
 // Unpacks one row of `cols` weights at the even address `src` and pads it to PaddedCodes(cols).
 // CheckWeightType has passed.

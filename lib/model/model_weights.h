@@ -19,8 +19,8 @@ namespace tandem {
 struct Matrix {
   TensorView view;
   std::optional<TensorView>
-      scale_inv;  // f32 [ceil(rows/fp8_block_rows), ceil(cols/fp8_block_cols)]
-  int64_t fp8_block_rows = 0;
+      scale_inv;               // f32 [ceil(rows/fp8_block_rows), ceil(cols/fp8_block_cols)]
+  int64_t fp8_block_rows = 0;  // 0 without scales, like the next
   int64_t fp8_block_cols = 0;
 
   int64_t rows() const { return view.rows(); }
@@ -87,6 +87,10 @@ absl::StatusOr<ModelWeights> LoadModel(const std::string& path, const LoadOption
 
 // Writes row `row` of `matrix` to `dst` [cols] f32, applying fp8 block scales.
 void DequantizeMatrixRow(const Matrix& matrix, int64_t row, float* dst);
+
+// The fp8 block scales of rows [first, first + rows), each row with its own copy:
+// [rows][scale columns]; empty when the matrix has none.
+std::vector<float> BlockScalesOfRows(const Matrix& matrix, int64_t first, int64_t rows);
 
 // Bytes of a matrix with its scales, and of one expert (gate, up and down): what placing it on a
 // worker costs as stored.

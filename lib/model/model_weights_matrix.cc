@@ -32,6 +32,18 @@ void DequantizeMatrixRow(const Matrix& matrix, int64_t row, float* dst) {
   }
 }
 
+std::vector<float> BlockScalesOfRows(const Matrix& matrix, int64_t first, int64_t rows) {
+  if (!matrix.scale_inv.has_value()) return {};
+  const TensorView& view = *matrix.scale_inv;
+  std::vector<float> scales(rows * view.cols());
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t block = (first + r) / matrix.fp8_block_rows;
+    DequantizeRow(DType::kF32, view.data + block * view.row_bytes(), view.cols(),
+                  scales.data() + r * view.cols());
+  }
+  return scales;
+}
+
 int64_t MatrixBytes(const Matrix& matrix) {
   return matrix.view.size_bytes + (matrix.scale_inv.has_value() ? matrix.scale_inv->size_bytes : 0);
 }

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <utility>
 
 #include "lib/rpc/shm_region.h"
 #include "lib/rpc/shm_ring.h"
@@ -30,6 +31,24 @@ struct ShmLayout {
   RingShared* answers;
   std::byte* call_arena;
   std::byte* answer_arena;
+};
+
+// One end of a connection: the worker's has RingConsumer for Calls and RingProducer for Answers, a
+// caller's the other way round.
+template <typename Calls, typename Answers>
+struct ShmEnd {
+  ShmEnd(UniqueFd control_fd, std::unique_ptr<ShmRegion> memory)
+      : control(std::move(control_fd)),
+        region(std::move(memory)),
+        layout(region->data()),
+        calls(layout.calls, layout.call_arena, kCallArenaBytes),
+        answers(layout.answers, layout.answer_arena, kAnswerArenaBytes) {}
+
+  const UniqueFd control;
+  const std::unique_ptr<ShmRegion> region;
+  const ShmLayout layout;
+  Calls calls;
+  Answers answers;
 };
 
 }  // namespace tandem::rpc

@@ -28,21 +28,11 @@ constexpr absl::Duration kAcceptPause = absl::Milliseconds(200);
 
 // Lives until it is closed and the last call taken from it is answered. Everything but the
 // constructor is for the polling thread.
-struct ShmServer::Connection {
+struct ShmServer::Connection : ShmEnd<RingConsumer, RingProducer> {
   Connection(UniqueFd control_fd, std::unique_ptr<ShmRegion> memory, uint64_t number)
-      : control(std::move(control_fd)),
-        region(std::move(memory)),
-        tag(number),
-        layout(region->data()),
-        calls(layout.calls, layout.call_arena, kCallArenaBytes),
-        answers(layout.answers, layout.answer_arena, kAnswerArenaBytes) {}
+      : ShmEnd(std::move(control_fd), std::move(memory)), tag(number) {}
 
-  const UniqueFd control;
-  const std::unique_ptr<ShmRegion> region;
   const uint64_t tag;
-  const ShmLayout layout;
-  RingConsumer calls;
-  RingProducer answers;
   bool closed = false;
 
   void Publish() {

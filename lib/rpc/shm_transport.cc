@@ -32,21 +32,11 @@ namespace {
 // longer than a millisecond.
 constexpr absl::Duration kGreetingWait = absl::Milliseconds(500);
 
-struct Connection {
+struct Connection : ShmEnd<RingProducer, RingConsumer> {
   Connection(UniqueFd control_fd, std::unique_ptr<ShmRegion> memory, uint64_t connection_serial)
-      : control(std::move(control_fd)),
-        region(std::move(memory)),
-        serial(connection_serial),
-        layout(region->data()),
-        calls(layout.calls, layout.call_arena, kCallArenaBytes),
-        answers(layout.answers, layout.answer_arena, kAnswerArenaBytes) {}
+      : ShmEnd(std::move(control_fd), std::move(memory)), serial(connection_serial) {}
 
-  const UniqueFd control;
-  const std::unique_ptr<ShmRegion> region;
   const uint64_t serial;
-  const ShmLayout layout;
-  RingProducer calls;
-  RingConsumer answers;
 };
 
 // The memory of one answer.

@@ -29,18 +29,11 @@ absl::Status PackOne(const Matrix& matrix, const kernels::PackedLayout& layout, 
   const TensorView& view = matrix.view;
   const int64_t first = p * kPanelRows;
   const int64_t rows = std::min<int64_t>(kPanelRows, matrix.rows() - first);
-  std::vector<float> scales;
   for (int64_t r = first; r < first + rows; ++r) {
     TANDEM_RETURN_IF_ERROR(
         Named(matrix, ValidateRow(view.dtype, view.data + r * view.row_bytes(), view.cols())));
-    if (!matrix.scale_inv.has_value()) continue;
-    std::vector<float> row(matrix.scale_inv->cols());
-    DequantizeRow(
-        matrix.scale_inv->dtype,
-        matrix.scale_inv->data + r / matrix.fp8_block_rows * matrix.scale_inv->row_bytes(),
-        matrix.scale_inv->cols(), row.data());
-    scales.insert(scales.end(), row.begin(), row.end());
   }
+  const std::vector<float> scales = BlockScalesOfRows(matrix, first, rows);
   kernels::PackPanel(layout, view.data + first * view.row_bytes(), rows,
                      scales.empty() ? nullptr : scales.data(), panel);
   return absl::OkStatus();
@@ -50,10 +43,10 @@ absl::Status PackOne(const Matrix& matrix, const kernels::PackedLayout& layout, 
 
 absl::StatusOr<std::unique_ptr<StoredLinear>> StoredLinear::Create(const Matrix& matrix,
                                                                    base::ThreadPool& pool) {
-  TANDEM_RETURN_IF_ERROR(Named(matrix, kernels::CheckWeightType(matrix.view.dtype, matrix.cols())));
+  TANDEM_RETURN_IF_ERROR(Named(
+      matrix, kernels::CheckWeightType(matrix.view.dtype, matrix.cols(), matrix.fp8_block_cols)));
   const kernels::PackedLayout layout =
-      kernels::LayoutOf(matrix.view.dtype, matrix.rows(), matrix.cols(),
-                        matrix.scale_inv.has_value() ? matrix.fp8_block_cols : 0);
+      kernels::LayoutOf(matrix.view.dtype, matrix.rows(), matrix.cols(), matrix.fp8_block_cols);
   TANDEM_ASSIGN_OR_RETURN(base::HugeMemory memory, base::HugeMemory::Allocate(layout.bytes()));
   std::unique_ptr<StoredLinear> linear(new StoredLinear(std::move(memory)));
   std::byte* data = linear->memory_.data();

@@ -55,16 +55,6 @@ static void QuantizeRowBody(const float* __restrict x, int64_t n, const QuantRow
   }
 }
 
-static void WidenF16Body(const uint16_t* x, int64_t n, float* out) {
-  const int64_t whole = n & ~int64_t{15};
-  for (int64_t k = 0; k < whole; k += 16) Store(out + k, LoadF16(x + k));
-  for (int64_t k = whole; k < n; ++k) {
-    uint16_t half;
-    __builtin_memcpy(&half, x + k, sizeof(half));
-    out[k] = HalfToFloat(half);
-  }
-}
-
 static void WidenBf16Body(const uint16_t* x, int64_t n, float* out) {
   const int64_t whole = n & ~int64_t{15};
   for (int64_t k = 0; k < whole; k += 16) Store(out + k, LoadBf16(x + k));

@@ -9,6 +9,7 @@
 #include "lib/kernels/body/unpack_k.inl"
 #include "lib/kernels/body/unpack_i.inl"
 #include "lib/kernels/body/panel_codes.inl"
+#include "lib/kernels/body/denormals.inl"
 #include "lib/kernels/body/panel_floats.inl"
 #include "lib/kernels/body/tile_codes.inl"
 // clang-format on
@@ -61,7 +62,6 @@ static KernelTable MakeTable(const char* isa) {
   table.swiglu = &SwiGluBody;
   table.sigmoid = &SigmoidBody;
   table.quantize_row = &QuantizeRowBody;
-  table.widen_f16 = &WidenF16Body;
   table.widen_bf16 = &WidenBf16Body;
   table.narrow_bf16 = &NarrowBf16Body;
   table.grid_add = &GridAddBody;

@@ -21,3 +21,9 @@ TANDEM_LANE void StoreWordsPlus(const uint64_t* words, const uint64_t* add, int8
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
                       _mm256_add_epi8(FourWords(words), FourWords(add)));
 }
+// Four activations as one word, to be multiplied with four codes of every row.
+TANDEM_LANE int32_t LoadFour(const int8_t* x) {
+  int32_t four;
+  __builtin_memcpy(&four, x, sizeof(four));
+  return four;
+}

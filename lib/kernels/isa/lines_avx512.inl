@@ -70,16 +70,3 @@ TANDEM_LANE I32x16 ShlI(const I32x16& a) {
 TANDEM_LANE F32x16 NegFma(const F32x16& a, const F32x16& b, const F32x16& c) {
   return {_mm512_fnmadd_ps(a.v, b.v, c.v)};
 }
-TANDEM_LANE int32_t LoadFour(const int8_t* x) {
-  int32_t four;
-  __builtin_memcpy(&four, x, sizeof(four));
-  return four;
-}
-
-constexpr unsigned kFlushBits = 0x8040;  // MXCSR: flush to zero, denormals are zeros
-TANDEM_LANE unsigned FlushDenormals() {
-  const unsigned saved = __builtin_ia32_stmxcsr();
-  __builtin_ia32_ldmxcsr(saved | kFlushBits);
-  return saved;
-}
-TANDEM_LANE void RestoreDenormals(unsigned saved) { __builtin_ia32_ldmxcsr(saved); }

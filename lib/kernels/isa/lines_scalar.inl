@@ -127,18 +127,3 @@ TANDEM_LANE I32x16 DotLine(const I32x16& acc, const Line& line, const int8_t* x)
   }
   return r;
 }
-
-// Denormal numbers count as zero, before and after an operation, as the tile unit has it. Where the
-// processor has no such switch they stay, and tiny results differ from x86's.
-#if defined(__x86_64__)
-constexpr unsigned kFlushBits = 0x8040;  // MXCSR: flush to zero, denormals are zeros
-TANDEM_LANE unsigned FlushDenormals() {
-  const unsigned saved = __builtin_ia32_stmxcsr();
-  __builtin_ia32_ldmxcsr(saved | kFlushBits);
-  return saved;
-}
-TANDEM_LANE void RestoreDenormals(unsigned saved) { __builtin_ia32_ldmxcsr(saved); }
-#else
-TANDEM_LANE unsigned FlushDenormals() { return 0; }
-TANDEM_LANE void RestoreDenormals(unsigned) {}
-#endif
