@@ -140,13 +140,23 @@ class Asking {
 
  private:
   Answer Ask(const Question& question) {
+    AskOptions ask = ask_options_;
+    ask.continue_text = question.form == PromptForm::kText;
+    ask.stop = question.stop;
+    if (question.max_tokens > 0) ask.max_tokens = question.max_tokens;
+    if (question.temperature) ask.temperature = *question.temperature;
     return client_.Ask(absl::StrCat("eval-", question.id), question.prompt,
-                       QuestionSeed(options_.seed, question.id), ask_options_);
+                       QuestionSeed(options_.seed, question.id), ask);
   }
 
   absl::Status Store(const Question& question, const Answer& answer) {
-    const Record record = {question.id, question.subject, question.gold,
-                           QuestionSeed(options_.seed, question.id), answer};
+    const Record record = {.id = question.id,
+                           .subject = question.subject,
+                           .gold = question.gold,
+                           .kind = question.kind,
+                           .letters = question.letters,
+                           .seed = QuestionSeed(options_.seed, question.id),
+                           .answer = answer};
     TANDEM_RETURN_IF_ERROR(folder_.Append(record));
     Count(Judge(record, parser_));
     if (answer.status.ok()) {
@@ -228,7 +238,8 @@ int RunSuite(const RunOptions& options, const std::string& command_line) {
     return base::CannotStart(kProgram, absl::InvalidArgumentError(absl::StrCat(
                                            "the suite ", options.suite, " needs --data")));
   }
-  auto suite = LoadSuite(options.suite, DataPath(options), options.limit);
+  auto suite =
+      LoadSuite({.name = options.suite, .data = DataPath(options), .limit = options.limit});
   if (!suite.ok()) return base::CannotStart(kProgram, suite.status());
   GrpcClient client(options.endpoint);
   auto model = WaitUntilReady(client, options.endpoint, absl::Seconds(options.ready_wait_s));

@@ -33,9 +33,14 @@ inference::v1::GenerateRequest MakeRequest(const std::string& request_id, const 
                                            uint64_t seed, const AskOptions& options) {
   inference::v1::GenerateRequest request;
   request.set_request_id(request_id);
-  auto* message = request.mutable_chat()->add_messages();
-  message->set_role("user");
-  message->set_content(prompt);
+  if (options.continue_text) {
+    request.set_text(prompt);
+  } else {
+    auto* message = request.mutable_chat()->add_messages();
+    message->set_role("user");
+    message->set_content(prompt);
+  }
+  for (const std::string& stop : options.stop) request.add_stop(stop);
   request.mutable_sampling()->set_temperature(options.temperature);
   request.mutable_sampling()->set_seed(seed);
   request.set_max_tokens(options.max_tokens);

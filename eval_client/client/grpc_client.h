@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -12,10 +13,12 @@
 
 namespace tandem::eval {
 
-// What is the same for all questions of a run.
+// How one question is asked.
 struct AskOptions {
   float temperature = 0.6f;
   uint32_t max_tokens = 16;
+  bool continue_text = false;     // the prompt is text to continue, not a chat message
+  std::vector<std::string> stop;  // strings that end the answer and are left out of it
   absl::Duration timeout = absl::Seconds(120);  // per question, all its attempts together
   RetryPolicy retry;
 };
@@ -29,9 +32,9 @@ class GrpcClient {
   // One attempt. The server's status, or UNAVAILABLE when it cannot be reached.
   absl::StatusOr<inference::v1::ModelInfo> GetModelInfo(absl::Duration timeout);
 
-  // Sends `prompt` as the one user message of a chat and waits for the whole answer, trying again
-  // as `options.retry` says. The text of a broken attempt is dropped: the seed makes the next one
-  // give the same. Thread-safe.
+  // Sends `prompt`, as the one user message of a chat or as text to continue, and waits for the
+  // whole answer, trying again as `options.retry` says. The text of a broken attempt is dropped:
+  // the seed makes the next one give the same. Thread-safe.
   Answer Ask(const std::string& request_id, const std::string& prompt, uint64_t seed,
              const AskOptions& options);
 

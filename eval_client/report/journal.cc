@@ -20,6 +20,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr int kLettersWithoutKey = 4;
+constexpr int kLettersMax = 26;
 constexpr uint64_t kLastStatusCode = static_cast<uint64_t>(absl::StatusCode::kUnauthenticated);
 
 std::string FinishName(Finish finish) {
@@ -43,6 +45,22 @@ class Fields {
     const uint64_t value = good ? object_[key].get<uint64_t>() : 0;
     return Good(key, good && value <= max) ? value : 0;
   }
+  std::string OptionalString(const char* key, const std::string& absent) {
+    return Has(key) ? String(key) : absent;
+  }
+  uint64_t OptionalUnsigned(const char* key, uint64_t max, uint64_t absent) {
+    return Has(key) ? Unsigned(key, max) : absent;
+  }
+  std::vector<float> OptionalFloats(const char* key) {
+    std::vector<float> values;
+    if (!Has(key) || !Good(key, object_[key].is_array())) return values;
+    for (const Json& value : object_[key]) {
+      if (!Good(key, value.is_number())) return values;
+      values.push_back(value.get<float>());
+    }
+    return values;
+  }
+  void MarkWrong(const char* key) { Good(key, false); }
   absl::Status status() const { return status_; }
 
  private:
@@ -68,7 +86,7 @@ std::string RecordToJsonLine(const Record& record) {
   const Answer& answer = record.answer;
   Json json = {{"id", record.id},
                {"subject", record.subject},
-               {"gold", std::string(1, record.gold)},
+               {"gold", record.gold},
                {"seed", record.seed},
                {"code", static_cast<unsigned>(answer.status.code())},
                {"error", std::string(answer.status.message())},
@@ -81,6 +99,11 @@ std::string RecordToJsonLine(const Record& record) {
                {"total_us", answer.total_us},
                {"wall_us", absl::ToInt64Microseconds(answer.wall)},
                {"attempts", static_cast<unsigned>(answer.attempts)}};
+  // Keys that say nothing are left out, so that journals of choice suites stay what they were.
+  if (record.kind != AnswerKind::kLetter) json["kind"] = KindName(record.kind);
+  if (record.letters != kLettersWithoutKey) json["letters"] = record.letters;
+  if (!record.verdict.empty()) json["verdict"] = record.verdict;
+  if (!record.letter_logprobs.empty()) json["letter_logprobs"] = record.letter_logprobs;
   // A server's text is UTF-8 by contract; should it not be, U+FFFD beats an exception.
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
@@ -92,7 +115,12 @@ absl::StatusOr<Record> RecordFromJson(const std::string& line) {
   Record record;
   record.id = fields.String("id");
   record.subject = fields.String("subject");
-  const std::string gold = fields.String("gold");
+  record.gold = fields.String("gold");
+  const auto kind = KindNamed(fields.OptionalString("kind", KindName(AnswerKind::kLetter)));
+  record.letters =
+      static_cast<int>(fields.OptionalUnsigned("letters", kLettersMax, kLettersWithoutKey));
+  record.verdict = fields.OptionalString("verdict", "");
+  record.letter_logprobs = fields.OptionalFloats("letter_logprobs");
   record.seed = fields.Unsigned("seed", UINT64_MAX);
   Answer& answer = record.answer;
   const auto code = static_cast<absl::StatusCode>(fields.Unsigned("code", kLastStatusCode));
@@ -106,9 +134,10 @@ absl::StatusOr<Record> RecordFromJson(const std::string& line) {
   answer.total_us = fields.Unsigned("total_us", UINT64_MAX);
   answer.wall = absl::Microseconds(fields.Unsigned("wall_us", INT64_MAX));
   answer.attempts = static_cast<int>(fields.Unsigned("attempts", INT32_MAX));
+  if (!kind) fields.MarkWrong("kind");
+  if (kind == AnswerKind::kLetter && record.gold.size() != 1) fields.MarkWrong("gold");
   TANDEM_RETURN_IF_ERROR(fields.status());
-  if (gold.size() != 1) return absl::InvalidArgumentError("key 'gold' is missing or wrong");
-  record.gold = gold[0];
+  record.kind = *kind;
   return record;
 }
 

@@ -17,12 +17,21 @@
 
 namespace tandem::eval {
 
+inline constexpr char kVerdictPassed[] = "passed";
+
 struct Record {
   std::string id;
   std::string subject;
-  char gold = 'A';
+  std::string gold;  // as in Question, like the next two
+  AnswerKind kind = AnswerKind::kLetter;
+  int letters = 4;
   uint64_t seed = 0;
   Answer answer;
+  // kCode: what running the answer said: "passed", "failed: ...", "timeout" ... Empty otherwise.
+  std::string verdict = {};
+  // Where the letters were scored instead of, or beside, asked for: natural-log probability of each
+  // of the `letters` letters as the next token, A first. Empty otherwise.
+  std::vector<float> letter_logprobs = {};
 };
 
 std::string RecordToJsonLine(const Record& record);  // with its line end

@@ -33,7 +33,7 @@ Record MakeRecord(const std::string& id, const std::string& text, Finish finish 
   Record record;
   record.id = id;
   record.subject = id.substr(0, id.find('/'));
-  record.gold = 'A';
+  record.gold = "A";
   record.seed = 0xFFFFFFFFFFFFFFFFu;
   record.answer.text = text;
   record.answer.finish = finish;
@@ -56,7 +56,7 @@ TEST(Journal, RecordsSurviveTheRoundTrip) {
   ASSERT_TRUE(back.ok()) << back.status();
   EXPECT_EQ(back->id, record.id);
   EXPECT_EQ(back->subject, "a");
-  EXPECT_EQ(back->gold, 'A');
+  EXPECT_EQ(back->gold, "A");
   EXPECT_EQ(back->seed, record.seed);
   EXPECT_EQ(back->answer.text, record.answer.text);
   EXPECT_EQ(back->answer.finish, Finish::kStop);
@@ -65,6 +65,44 @@ TEST(Journal, RecordsSurviveTheRoundTrip) {
   const auto failed = RecordFromJson(RecordToJsonLine(MakeFailed("a/2")));
   ASSERT_TRUE(failed.ok()) << failed.status();
   EXPECT_EQ(failed->answer.status, absl::UnavailableError("gone"));
+}
+
+TEST(Journal, KeepsWhatOtherKindsOfAnswersNeed) {
+  Record record = MakeRecord("a/1", "return 1");
+  record.gold = "";
+  record.kind = AnswerKind::kCode;
+  record.letters = 0;
+  record.verdict = "failed: AssertionError";
+  auto back = RecordFromJson(RecordToJsonLine(record));
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->kind, AnswerKind::kCode);
+  EXPECT_EQ(back->letters, 0);
+  EXPECT_EQ(back->verdict, record.verdict);
+  record = MakeRecord("a/1", "J");
+  record.gold = "J";
+  record.letters = 10;
+  record.letter_logprobs = {-0.5f, -1.25f};
+  back = RecordFromJson(RecordToJsonLine(record));
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->kind, AnswerKind::kLetter);
+  EXPECT_EQ(back->letters, 10);
+  EXPECT_EQ(back->letter_logprobs, record.letter_logprobs);
+  std::string line = RecordToJsonLine(record);
+  line.replace(line.find("\"letters\":10"), 12, "\"letters\":99");
+  EXPECT_THAT(std::string(RecordFromJson(line).status().message()), HasSubstr("'letters'"));
+}
+
+TEST(Journal, ReadsJournalsOfBeforeThereWereOtherKinds) {
+  const auto record = RecordFromJson(
+      R"({"id":"a/1","subject":"a","gold":"B","seed":1,"code":0,"error":"","text":"B",)"
+      R"("finish":"stop","prompt_tokens":1,"completion_tokens":1,"queue_us":0,)"
+      R"("first_token_us":0,"total_us":0,"wall_us":0,"attempts":1})");
+  ASSERT_TRUE(record.ok()) << record.status();
+  EXPECT_EQ(record->gold, "B");
+  EXPECT_EQ(record->kind, AnswerKind::kLetter);
+  EXPECT_EQ(record->letters, 4);
+  EXPECT_TRUE(record->verdict.empty());
+  EXPECT_TRUE(record->letter_logprobs.empty());
 }
 
 TEST(Journal, MissingAndWrongKeysAreNamed) {
@@ -120,6 +158,17 @@ TEST(Tally, EveryQuestionIsInExactlyOneColumn) {
   EXPECT_EQ(Judge(MakeRecord("a/1", "A", Finish::kLength), AnswerParser::kStrict),
             Outcome::kCorrect);
   EXPECT_EQ(Judge(MakeFailed("a/1"), AnswerParser::kStrict), Outcome::kFailed);
+}
+
+TEST(Tally, CodeIsJudgedByItsVerdict) {
+  Record record = MakeRecord("a/1", "return 1");
+  record.kind = AnswerKind::kCode;
+  record.verdict = kVerdictPassed;
+  EXPECT_EQ(Judge(record, AnswerParser::kStrict), Outcome::kCorrect);
+  record.verdict = "timeout";
+  EXPECT_EQ(Judge(record, AnswerParser::kStrict), Outcome::kWrong);
+  record.verdict = "";
+  EXPECT_EQ(Judge(record, AnswerParser::kStrict), Outcome::kWrong);
 }
 
 TEST(Tally, FailedQuestionsAreInNoScore) {

@@ -30,10 +30,12 @@ void Counts::Add(Outcome outcome) {
 
 Outcome Judge(const Record& record, AnswerParser parser) {
   if (!record.answer.status.ok()) return Outcome::kFailed;
-  const std::optional<char> letter = ParseAnswer(parser, record.answer.text);
-  if (letter == record.gold) return Outcome::kCorrect;
+  const auto answer = ParseAnswer(parser, record.answer.text, record.letters);
+  const bool right =
+      record.kind == AnswerKind::kCode ? record.verdict == kVerdictPassed : answer == record.gold;
+  if (right) return Outcome::kCorrect;
   if (record.answer.finish == Finish::kLength) return Outcome::kTruncated;
-  return letter ? Outcome::kWrong : Outcome::kUnparsed;
+  return answer || record.kind == AnswerKind::kCode ? Outcome::kWrong : Outcome::kUnparsed;
 }
 
 std::vector<Record> LatestRecords(const std::vector<Record>& records) {

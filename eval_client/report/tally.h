@@ -16,8 +16,8 @@ enum class Outcome { kCorrect, kWrong, kUnparsed, kTruncated, kFailed };
 
 struct Counts {
   int64_t correct = 0;
-  int64_t wrong = 0;      // finished, one of the four letters, not the right one
-  int64_t unparsed = 0;   // finished, but no letter by this parser
+  int64_t wrong = 0;      // finished, an answer, not the right one
+  int64_t unparsed = 0;   // finished, but no answer by this parser
   int64_t truncated = 0;  // cut off at max_tokens and not correct
   int64_t failed = 0;     // never answered; in no share and no interval
 
@@ -32,6 +32,7 @@ struct Tally {
   Counts total;
 };
 
+// From the record alone, so that a stored run can be judged again.
 Outcome Judge(const Record& record, AnswerParser parser);
 
 // The last record of each id, in order of first appearance: a question asked again after it failed

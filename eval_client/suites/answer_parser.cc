@@ -6,19 +6,16 @@
 namespace tandem::eval {
 namespace {
 
-std::optional<char> LetterOrNothing(char c) {
-  if (c < 'A' || c > 'D') return std::nullopt;
-  return c;
+using Parsed = std::optional<std::string>;
+
+Parsed LetterOrNothing(char c, int letters) {
+  if (c < 'A' || c >= 'A' + letters) return std::nullopt;
+  return std::string(1, c);
 }
 
-// A byte stands for its character here: the bytes of other characters are never 'A' to 'D' in
-// UTF-8.
-std::optional<char> FirstChar(std::string_view text) { return LetterOrNothing(text.front()); }
-std::optional<char> LastChar(std::string_view text) { return LetterOrNothing(text.back()); }
-
-std::optional<char> OnlyLetter(std::string_view text) {
+Parsed OnlyLetter(std::string_view text, int letters) {
   if (text.size() == 2 && text[1] == '\'') text.remove_suffix(1);
-  return text.size() == 1 ? LetterOrNothing(text[0]) : std::nullopt;
+  return text.size() == 1 ? LetterOrNothing(text[0], letters) : std::nullopt;
 }
 
 }  // namespace
@@ -35,24 +32,35 @@ std::string ParserName(AnswerParser parser) {
   return "unknown";
 }
 
-const std::vector<AnswerParser>& AllParsers() {
-  static const std::vector<AnswerParser> all = {AnswerParser::kLastChar, AnswerParser::kFirstChar,
-                                                AnswerParser::kStrict};
-  return all;
+std::optional<AnswerParser> ParserNamed(const std::string& name) {
+  for (AnswerKind kind : {AnswerKind::kLetter, AnswerKind::kNumber, AnswerKind::kCode}) {
+    for (AnswerParser parser : ParsersFor(kind)) {
+      if (ParserName(parser) == name) return parser;
+    }
+  }
+  return std::nullopt;
 }
 
-std::optional<char> ParseAnswer(AnswerParser parser, std::string_view text) {
+const std::vector<AnswerParser>& ParsersFor(AnswerKind kind) {
+  static const std::vector<AnswerParser> letter = {AnswerParser::kLastChar,
+                                                   AnswerParser::kFirstChar, AnswerParser::kStrict};
+  static const std::vector<AnswerParser> none;
+  return kind == AnswerKind::kLetter ? letter : none;
+}
+
+Parsed ParseAnswer(AnswerParser parser, std::string_view text, int letters) {
   // Once both ends are stripped, the first line starts with the first character and the last one
-  // ends with the last.
+  // ends with the last. A byte stands for its character: the bytes of other characters are never
+  // letters in UTF-8.
   text = base::ToStd(absl::StripAsciiWhitespace(base::ToAbsl(text)));
   if (text.empty()) return std::nullopt;
   switch (parser) {
     case AnswerParser::kFirstChar:
-      return FirstChar(text);
+      return LetterOrNothing(text.front(), letters);
     case AnswerParser::kLastChar:
-      return LastChar(text);
+      return LetterOrNothing(text.back(), letters);
     case AnswerParser::kStrict:
-      return OnlyLetter(text);
+      return OnlyLetter(text, letters);
   }
   return std::nullopt;
 }

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "eval_client/suites/question.h"
+
 namespace tandem::eval {
 
 enum class AnswerParser {
@@ -18,10 +20,14 @@ enum class AnswerParser {
 
 // "first_char", "last_char", "strict".
 std::string ParserName(AnswerParser parser);
-const std::vector<AnswerParser>& AllParsers();
+std::optional<AnswerParser> ParserNamed(const std::string& name);
+// All that read a letter, number or program.
+const std::vector<AnswerParser>& ParsersFor(AnswerKind kind);
+inline const std::vector<AnswerParser>& AllParsers() { return ParsersFor(AnswerKind::kLetter); }
 
-// The letter 'A' to 'D' that `text` (a whole answer, UTF-8) means under `parser`, or nothing. White
-// space around the text is dropped first, as the published script does.
-std::optional<char> ParseAnswer(AnswerParser parser, std::string_view text);
+// What `text` (a whole answer, UTF-8) means under `parser`: one of the first `letters` letters of
+// the alphabet (at most 26), or nothing. White space around the text is dropped first, as the
+// published script does.
+std::optional<std::string> ParseAnswer(AnswerParser parser, std::string_view text, int letters);
 
 }  // namespace tandem::eval

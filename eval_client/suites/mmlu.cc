@@ -49,7 +49,8 @@ absl::StatusOr<Question> MakeQuestion(const std::string& subject, size_t row_ind
   }
   std::array<std::string, kChoices> choices;
   std::copy(row.begin() + 1, row.end() - 1, choices.begin());
-  return Question{id, subject, ChoicePrompt(row[0], choices), letter[0]};
+  return Question{
+      .id = id, .subject = subject, .prompt = ChoicePrompt(row[0], choices), .gold = letter};
 }
 
 absl::Status AppendFile(const fs::path& path, std::vector<Question>* questions,

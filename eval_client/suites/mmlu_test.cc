@@ -58,7 +58,7 @@ TEST_F(SmallMmlu, ReadsSubjectsAlphabetically) {
   EXPECT_EQ((*questions)[1].id, "a/test/1");
   EXPECT_EQ((*questions)[2].id, "b/test/0");
   EXPECT_EQ((*questions)[2].subject, "b");
-  EXPECT_EQ((*questions)[2].gold, 'D');
+  EXPECT_EQ((*questions)[2].gold, "D");
   EXPECT_THAT((*questions)[1].prompt, HasSubstr("Question: Q2, with \"quotes\"\nA. a\n"));
 }
 
@@ -93,7 +93,7 @@ TEST(Mmlu, AsksTheThousandQuestionsOfTheBenchmark) {
   ASSERT_EQ(questions.size(), expected.size());
   for (size_t i = 0; i < questions.size(); ++i) {
     ASSERT_EQ(questions[i].id, expected[i]["id"]) << "rank " << i;
-    ASSERT_EQ(std::string(1, questions[i].gold), expected[i]["answer"]) << "rank " << i;
+    ASSERT_EQ(questions[i].gold, expected[i]["answer"]) << "rank " << i;
   }
 }
 
@@ -121,9 +121,10 @@ TEST(Mmlu, TestSplitHasTheOfficialAnswerCounts) {
   std::string data_text;
   const auto questions = ReadMmluTest(folder, {}, &data_text);
   ASSERT_TRUE(questions.ok()) << questions.status();
-  std::map<char, int> answers;
+  std::map<std::string, int> answers;
   for (const Question& question : *questions) ++answers[question.gold];
-  EXPECT_EQ(answers, (std::map<char, int>{{'A', 3222}, {'B', 3462}, {'C', 3582}, {'D', 3776}}));
+  EXPECT_EQ(answers,
+            (std::map<std::string, int>{{"A", 3222}, {"B", 3462}, {"C", 3582}, {"D", 3776}}));
 }
 
 }  // namespace

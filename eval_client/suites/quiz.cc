@@ -53,8 +53,10 @@ absl::StatusOr<Question> ParseQuestion(std::string_view line) {
     texts[i] = choices[i].get<std::string>();
   }
   if (!gold) return absl::InvalidArgumentError("expected \"answer\" from 0 to 3");
-  return Question{object["id"].get<std::string>(), object["subject"].get<std::string>(),
-                  ChoicePrompt(object["question"].get<std::string>(), texts), *gold};
+  return Question{.id = object["id"].get<std::string>(),
+                  .subject = object["subject"].get<std::string>(),
+                  .prompt = ChoicePrompt(object["question"].get<std::string>(), texts),
+                  .gold = std::string(1, *gold)};
 }
 
 absl::StatusOr<std::vector<Question>> ParseLines(std::string_view text) {

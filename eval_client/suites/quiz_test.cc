@@ -37,7 +37,7 @@ TEST(Quiz, ReadsQuestionsInFileOrder) {
   EXPECT_EQ(questions[0].id, "q1");
   EXPECT_EQ(questions[1].id, "q2");
   EXPECT_EQ(questions[0].subject, "capitals");
-  EXPECT_EQ(questions[0].gold, 'C');
+  EXPECT_EQ(questions[0].gold, "C");
   EXPECT_THAT(questions[0].prompt,
               HasSubstr("Question: Where?\nA. w\nB. x\nC. y\nD. z\nAnswer: '"));
   EXPECT_EQ((*suite)->headline_parser(), AnswerParser::kStrict);
@@ -70,7 +70,7 @@ TEST(Quiz, NamesLineAndKeyOfAnError) {
 }
 
 TEST(Suite, UnknownNamesAreRefused) {
-  EXPECT_THAT(std::string(LoadSuite("trivia", "x", 0).status().message()),
+  EXPECT_THAT(std::string(LoadSuite({.name = "trivia", .data = "x"}).status().message()),
               HasSubstr("expected the suite mmlu or quiz, found 'trivia'"));
 }
 

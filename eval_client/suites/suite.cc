@@ -7,18 +7,40 @@
 
 namespace tandem::eval {
 
-absl::StatusOr<std::unique_ptr<Suite>> LoadSuite(const std::string& name, const std::string& data,
-                                                 int limit) {
-  if (name == "mmlu") return LoadMmlu(data, limit > 0 ? limit : kMmluQuestionsDefault);
-  if (name == "quiz") return LoadQuiz(data, limit);
+namespace {
+
+// Empty for a letter asked by chat under the run's own limits: digests of such suites stay what
+// they were before there were others.
+std::string BeyondThePrompt(const Question& question) {
+  std::string text;
+  if (question.kind != AnswerKind::kLetter) text += KindName(question.kind) + '\0';
+  if (question.form == PromptForm::kText) text += std::string("text") + '\0';
+  for (const std::string& stop : question.stop) text += "stop " + stop + '\0';
+  if (question.max_tokens > 0) absl::StrAppend(&text, "max_tokens ", question.max_tokens);
+  if (question.temperature) absl::StrAppend(&text, "temperature ", *question.temperature);
+  for (const std::string* code :
+       {&question.code.code_before, &question.code.test, &question.code.entry_point}) {
+    if (!code->empty()) text += *code + '\0';
+  }
+  return text;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Suite>> LoadSuite(const SuiteOptions& options) {
+  if (options.name == "mmlu") {
+    return LoadMmlu(options.data, options.limit > 0 ? options.limit : kMmluQuestionsDefault);
+  }
+  if (options.name == "quiz") return LoadQuiz(options.data, options.limit);
   return absl::InvalidArgumentError(
-      absl::StrCat("expected the suite mmlu or quiz, found '", name, "'"));
+      absl::StrCat("expected the suite mmlu or quiz, found '", options.name, "'"));
 }
 
 std::string PromptsDigest(const std::vector<Question>& questions) {
   std::string all;
   for (const Question& question : questions) {
-    all += question.id + '\0' + question.prompt + '\0' + question.gold + '\0';
+    all += question.id + '\0' + question.prompt + '\0' + question.gold + '\0' +
+           BeyondThePrompt(question);
   }
   return Sha256Hex(all);
 }

@@ -5,20 +5,15 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "eval_client/suites/answer_parser.h"
+#include "eval_client/suites/question.h"
 
 namespace tandem::eval {
-
-struct Question {
-  std::string id;       // unique within the suite, stable between runs
-  std::string subject;  // the row of the result table it counts in
-  std::string prompt;   // the whole user message, UTF-8
-  char gold = 'A';      // the right letter
-};
 
 class Suite {
  public:
@@ -33,15 +28,27 @@ class Suite {
   virtual const std::string& data_digest() const = 0;
 };
 
-// "mmlu" (`data`: the folder with the official *_test.csv files, or the one above it, first 1000
-// questions of the published shuffle) or "quiz" (`data`: a JSON Lines file). `limit` > 0 keeps only
-// the first so many questions. INVALID_ARGUMENT or NOT_FOUND says what was expected of the name or
-// the data and what was found.
-absl::StatusOr<std::unique_ptr<Suite>> LoadSuite(const std::string& name, const std::string& data,
-                                                 int limit);
+struct SuiteOptions {
+  std::string name;  // "mmlu" or "quiz"
+  // mmlu: the folder with the official *_test.csv files, or the one above it; quiz: a JSON Lines
+  // file.
+  std::string data;
+  int limit = 0;             // > 0: only the first so many questions; 0: as many as the suite has
+  int shots = -1;            // solved examples in front of each question; -1: as the suite has it
+  int samples = 1;           // answers per question, each with its own seed (code suites)
+  std::string variant = {};  // which published way of asking; empty: the suite's first
+  // Instead of what the suite prescribes for its questions, where it prescribes anything.
+  uint32_t max_tokens = 0;                // 0: the suite's
+  std::optional<float> temperature = {};  // unset: the suite's
+};
 
-// SHA-256 (hex) over id, prompt and gold letter of the questions in order, each followed by a zero
-// byte.
+// INVALID_ARGUMENT or NOT_FOUND says what was expected of the options or the data and what was
+// found.
+absl::StatusOr<std::unique_ptr<Suite>> LoadSuite(const SuiteOptions& options);
+
+// SHA-256 (hex) over id, prompt and gold answer of the questions in order, each followed by a zero
+// byte, and over whatever else of a question decides its answer where that is not a letter by chat
+// under the run's own limits.
 std::string PromptsDigest(const std::vector<Question>& questions);
 
 // The sampling seed of one question: the first eight bytes, little-endian, of SHA-256("<run

@@ -52,6 +52,21 @@ TEST(GrpcClient, SendsTheQuestionAndJoinsTheChunks) {
   EXPECT_EQ(seen.max_tokens(), 7u);
 }
 
+TEST(GrpcClient, SendsTextToContinueAndStopStrings) {
+  FakeInference server([](const Request&, int, grpc::ServerContext*, Writer* writer) {
+    return FakeInference::Say(" 4", writer);
+  });
+  GrpcClient client(server.address());
+  AskOptions options = QuickOptions();
+  options.continue_text = true;
+  options.stop = {"Question:", "\n\n"};
+  ASSERT_TRUE(client.Ask("id-1", "2 + 2 =", 99, options).status.ok());
+  const Request seen = server.seen().at(0);
+  EXPECT_EQ(seen.text(), "2 + 2 =");
+  ASSERT_EQ(seen.stop_size(), 2);
+  EXPECT_EQ(seen.stop(1), "\n\n");
+}
+
 TEST(GrpcClient, TriesAgainWhenTheServerIsFullOrAway) {
   FakeInference server([](const Request&, int attempt, grpc::ServerContext*, Writer* writer) {
     if (attempt == 1) return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "full");
