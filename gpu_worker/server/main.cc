@@ -73,9 +73,7 @@ HostBackendOptions BackendOptionsOf(const WorkerOptions& o, const ModelConfig& c
   out.precision = o.precision == "f32" ? Precision::kF32 : Precision::kBf16;
   out.attention =
       o.attention == "reference" ? AttentionKernel::kReference : AttentionKernel::kFlash;
-  out.linear = o.linear == "onednn"   ? LinearKernel::kOneDnn
-               : o.linear == "stored" ? LinearKernel::kStored
-                                      : LinearKernel::kNative;
+  out.linear = *ParseLinearFormat(o.linear, o.marlin_group);  // CheckWorkerOptions has seen it
   out.kv_pages = KvPages(o, config, out.precision);
   out.rows_max = o.rows_max;
   out.threads = o.threads > 0 ? o.threads

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/host/kv_cache.h"
+#include "gpu_worker/backend/host/linear_format.h"
 #include "lib/base/status_macros.h"
 #include "lib/rpc/address.h"
 
@@ -47,10 +48,16 @@ void AddWorkerOptions(CLI::App& app, WorkerOptions* o) {
       ->check(CLI::IsMember({"flash", "reference"}));
   app.add_option(
          "--linear", o->linear,
-         "Linear layers: native (bf16, same bits on every processor), onednn (bf16), or stored "
-         "(the file's own format with int8 inputs: least memory traffic)")
+         "Linear layers: native (bf16, same bits on every processor), onednn (bf16), stored (the "
+         "file's own format with int8 inputs: least memory traffic), fp8 (e4m3, a scale per "
+         "128x128 weights and 1x128 inputs), marlin8 or marlin4 (int8 or int4 weights, bf16 "
+         "inputs)")
       ->capture_default_str()
-      ->check(CLI::IsMember({"native", "onednn", "stored"}));
+      ->check(CLI::IsMember({"native", "onednn", "stored", "fp8", "marlin8", "marlin4"}));
+  app.add_option("--marlin-group", o->marlin_group,
+                 "Inputs that share a scale in marlin8 and marlin4: 128 or 64")
+      ->capture_default_str()
+      ->check(CLI::IsMember({64, 128}));
   app.add_option("--precision", o->precision, "bf16 or f32")
       ->capture_default_str()
       ->check(CLI::IsMember({"bf16", "f32"}));
@@ -86,6 +93,7 @@ void AddWorkerOptions(CLI::App& app, WorkerOptions* o) {
 }
 
 absl::Status CheckWorkerOptions(const WorkerOptions& options) {
+  TANDEM_RETURN_IF_ERROR(ParseLinearFormat(options.linear, options.marlin_group).status());
   if (options.backend == "cuda") {
     return absl::FailedPreconditionError("--backend cuda is not built in; expected --backend host");
   }

@@ -22,6 +22,7 @@ struct WorkerOptions {
   std::string backend = "host";
   std::string attention = "flash";
   std::string linear = "native";
+  int marlin_group = 128;
   std::string precision = "bf16";
   std::string routing = "assume";
   std::string expert_transport = "auto";

@@ -54,7 +54,7 @@ class HostBackend : public Backend {
   absl::Status Load(const ModelWeights& weights) {
     TANDEM_ASSIGN_OR_RETURN(weights_, LoadHostWeights(weights, options_.precision,
                                                       options_.attention, options_.linear, pool_));
-    return options_.linear == LinearKernel::kOneDnn ? UseOneDnn(weights_) : absl::OkStatus();
+    return absl::OkStatus();
   }
 
   const BackendInfo& info() const override { return info_; }
@@ -291,9 +291,9 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeHostBackend(const ModelWeights& wei
         absl::StrCat("kv pages, rows and threads must be positive, found ", options.kv_pages, ", ",
                      options.rows_max, ", ", options.threads));
   }
-  if (options.linear != LinearKernel::kNative && options.precision != Precision::kBf16) {
-    return absl::InvalidArgumentError(
-        "linear layers by oneDNN or as stored need precision bf16, found f32");
+  if (options.linear.kernel != LinearKernel::kNative && options.precision != Precision::kBf16) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "linear layers in format ", NameOf(options.linear), " need precision bf16, found f32"));
   }
   auto backend = std::make_unique<HostBackend>(weights, options);
   TANDEM_RETURN_IF_ERROR(backend->Load(weights));

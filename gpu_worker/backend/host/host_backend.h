@@ -11,15 +11,10 @@
 
 #include "absl/status/statusor.h"
 #include "gpu_worker/backend/backend.h"
+#include "gpu_worker/backend/host/linear_format.h"
 #include "lib/model/model_weights.h"
 
 namespace tandem::gpu_worker {
-
-// kNative: kernels/linear.h, the same bits on every instruction set. kOneDnn: oneDNN's bf16 matmul,
-// which uses AVX512_BF16 and the like, with bits of its own that are still the same for any batch,
-// chunking and number of threads on one machine. kStored: weights as the file holds them and int8
-// inputs for quantized ones (stored_linear.h): the least memory traffic; the same bits everywhere.
-enum class LinearKernel { kNative, kOneDnn, kStored };
 
 struct HostBackendOptions {
   Precision precision = Precision::kBf16;
@@ -27,7 +22,7 @@ struct HostBackendOptions {
   int64_t kv_pages = 64;
   int64_t rows_max = 512;
   int threads = 1;
-  LinearKernel linear = LinearKernel::kNative;
+  LinearFormat linear;  // of every linear layer but the router; needs bf16 unless native
 };
 
 // Converts the weights of all layers but the routed experts; `weights` is not needed afterwards.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/host/bf16.h"
 #include "lib/base/check.h"
 #include "lib/base/status_macros.h"
@@ -54,12 +55,31 @@ HostLinear HostLinear::FromMatrix(Precision precision, const Matrix& matrix) {
                     [&](int64_t i, float* dst) { DequantizeMatrixRow(matrix, i, dst); });
 }
 
-absl::StatusOr<HostLinear> HostLinear::FromStored(const Matrix& matrix, base::ThreadPool& pool) {
+absl::StatusOr<HostLinear> HostLinear::Create(Precision precision, const LinearFormat& format,
+                                              const Matrix& matrix, base::ThreadPool& pool) {
+  TANDEM_CHECK(format.kernel == LinearKernel::kNative || precision == Precision::kBf16);
   HostLinear linear;
-  TANDEM_ASSIGN_OR_RETURN(linear.stored_, StoredLinear::Create(matrix, pool));
   linear.outputs_ = matrix.rows();
   linear.inputs_ = matrix.cols();
-  return linear;
+  switch (format.kernel) {
+    case LinearKernel::kNative:
+      return FromMatrix(precision, matrix);
+    case LinearKernel::kOneDnn: {
+      const HostLinear bf16 = FromMatrix(precision, matrix);
+      TANDEM_ASSIGN_OR_RETURN(linear.onednn_, kernels::OneDnnLinear::Create(
+                                                  bf16.bf16_.data(), bf16.outputs_, bf16.inputs_));
+      return linear;
+    }
+    case LinearKernel::kStored: {
+      TANDEM_ASSIGN_OR_RETURN(linear.stored_, StoredLinear::Create(matrix, pool));
+      return linear;
+    }
+    case LinearKernel::kFp8:
+    case LinearKernel::kMarlin8:
+    case LinearKernel::kMarlin4:
+      break;
+  }
+  return absl::UnimplementedError(absl::StrCat("no linear layers in format ", NameOf(format)));
 }
 
 int64_t HostLinear::size_bytes() const {
@@ -97,14 +117,6 @@ void HostLinear::ApplyRange(const void* packed_x, int64_t x_stride, int64_t rows
   args.w = bf16_.data() + begin * inputs_;
   kernels::LinearBf16(args);
   if (round) RoundRows(rows, count, y, y_stride);
-}
-
-absl::Status HostLinear::UseOneDnn() {
-  if (precision_ == Precision::kF32 || empty()) return absl::OkStatus();
-  TANDEM_CHECK(stored_ == nullptr);
-  TANDEM_ASSIGN_OR_RETURN(onednn_, kernels::OneDnnLinear::Create(bf16_.data(), outputs_, inputs_));
-  bf16_ = {};
-  return absl::OkStatus();
 }
 
 void HostLinear::ApplyAll(base::ThreadPool& pool, LinearScratch& scratch, const float* x,

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "gpu_worker/backend/backend.h"
+#include "gpu_worker/backend/host/linear_format.h"
 #include "gpu_worker/backend/host/stored_linear.h"
 #include "lib/base/thread_pool.h"
 #include "lib/kernels/onednn_linear.h"
@@ -31,19 +32,17 @@ class HostLinear {
              const std::function<void(int64_t, float*)>& row);
   static HostLinear FromMatrix(Precision precision, const Matrix& matrix);
 
-  // Keeps the file's format (stored_linear.h), for Apply and ApplyUnrounded alone; bf16 precision.
-  static absl::StatusOr<HostLinear> FromStored(const Matrix& matrix, base::ThreadPool& pool);
+  // A layer in any format; other than native ones need bf16 precision and are for Apply and
+  // ApplyUnrounded alone: ReadRow and ApplyRange are bugs then. Errors are those of Create in
+  // stored_linear.h and its like, and of OneDnnLinear::Create.
+  static absl::StatusOr<HostLinear> Create(Precision precision, const LinearFormat& format,
+                                           const Matrix& matrix, base::ThreadPool& pool);
 
   int64_t outputs() const { return outputs_; }
   int64_t inputs() const { return inputs_; }
   bool empty() const { return outputs_ == 0; }
   int64_t size_bytes() const;
   void ReadRow(int64_t i, float* dst) const;  // weights of output i as f32 [inputs]
-
-  // Hands the bf16 weights over to oneDNN, for Apply and ApplyUnrounded alone; ReadRow and
-  // ApplyRange are bugs afterwards. Its order over K is its own (onednn_linear.h), so it is all
-  // rows or none. No-op in f32 precision and when empty.
-  absl::Status UseOneDnn();
 
   // y[r * y_stride + i] for all outputs i and rows r, rounded to bf16 in bf16 precision. x: [rows]
   // rows of `inputs` values, x_stride apart. Splits outputs over the pool.

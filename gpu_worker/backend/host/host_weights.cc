@@ -32,7 +32,7 @@ std::vector<float> ReadNorm(Precision precision, const TensorView& view) {
 class LayerLoader {
  public:
   LayerLoader(const ModelConfig& config, Precision precision, AttentionKernel attention,
-              LinearKernel linear, base::ThreadPool& pool)
+              LinearFormat linear, base::ThreadPool& pool)
       : config_(config),
         precision_(precision),
         attention_(attention),
@@ -40,8 +40,7 @@ class LayerLoader {
         pool_(pool) {}
 
   absl::StatusOr<HostLinear> Linear(const Matrix& matrix) const {
-    if (linear_ == LinearKernel::kStored) return HostLinear::FromStored(matrix, pool_);
-    return HostLinear::FromMatrix(precision_, matrix);
+    return HostLinear::Create(precision_, linear_, matrix, pool_);
   }
 
   absl::StatusOr<HostLayer> Layer(const LayerWeights& from) const {
@@ -89,14 +88,14 @@ class LayerLoader {
   const ModelConfig& config_;
   const Precision precision_;
   const AttentionKernel attention_;
-  const LinearKernel linear_;
+  const LinearFormat linear_;
   base::ThreadPool& pool_;
 };
 
 }  // namespace
 
 absl::StatusOr<HostWeights> LoadHostWeights(const ModelWeights& weights, Precision precision,
-                                            AttentionKernel attention, LinearKernel linear,
+                                            AttentionKernel attention, LinearFormat linear,
                                             base::ThreadPool& pool) {
   const LayerLoader loader(weights.config, precision, attention, linear, pool);
   HostWeights host;
@@ -108,27 +107,14 @@ absl::StatusOr<HostWeights> LoadHostWeights(const ModelWeights& weights, Precisi
   }
   host.final_norm = ReadNorm(precision, weights.final_norm);
   // A tied head computes with the embedding's rows, unless these are looked up as bf16 and
-  // multiplied as stored.
+  // multiplied in another format.
   const bool tied = weights.lm_head.view.data == weights.embedding.view.data;
-  if (!tied || linear == LinearKernel::kStored) {
+  const bool bf16 =
+      linear.kernel == LinearKernel::kNative || linear.kernel == LinearKernel::kOneDnn;
+  if (!tied || !bf16) {
     TANDEM_ASSIGN_OR_RETURN(host.lm_head, loader.Linear(weights.lm_head));
   }
   return host;
-}
-
-absl::Status UseOneDnn(HostWeights& weights) {
-  std::vector<HostLinear*> all = {&weights.lm_head};
-  for (HostLayer& layer : weights.layers) {
-    for (HostLinear* linear : {&layer.q_a, &layer.q_b, &layer.q, &layer.kv_a, &layer.o}) {
-      all.push_back(linear);
-    }
-    for (std::optional<HostFfn>* ffn : {&layer.dense, &layer.shared}) {
-      if (!ffn->has_value()) continue;
-      for (HostLinear* linear : {&(*ffn)->gate, &(*ffn)->up, &(*ffn)->down}) all.push_back(linear);
-    }
-  }
-  for (HostLinear* linear : all) TANDEM_RETURN_IF_ERROR(linear->UseOneDnn());
-  return absl::OkStatus();
 }
 
 }  // namespace tandem::gpu_worker

@@ -37,14 +37,11 @@ struct HostWeights {
   const HostLinear& head() const { return lm_head.empty() ? embedding : lm_head; }
 };
 
-// Logs one line per layer. Errors are those of StoredLinear::Create.
+// Every linear layer gets the format `linear` but the embedding (also where it is a native or
+// oneDNN head), the projections of single heads and the router. Logs one line per layer. Errors are
+// those of HostLinear::Create.
 absl::StatusOr<HostWeights> LoadHostWeights(const ModelWeights& weights, Precision precision,
-                                            AttentionKernel attention, LinearKernel linear,
+                                            AttentionKernel attention, LinearFormat linear,
                                             base::ThreadPool& pool);
-
-// Lets oneDNN multiply every bf16 linear layer but the embedding (also where it is the head) and
-// the projections of single heads. UNIMPLEMENTED or FAILED_PRECONDITION as OneDnnLinear::Create
-// says.
-absl::Status UseOneDnn(HostWeights& weights);
 
 }  // namespace tandem::gpu_worker
