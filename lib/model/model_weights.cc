@@ -10,6 +10,7 @@
 #include "lib/base/status_macros.h"
 #include "lib/model/config_json.h"
 #include "lib/model/config_tokens.h"
+#include "lib/model/model_weights_agree.h"
 #include "lib/model/model_weights_digest.h"
 #include "lib/model/model_weights_resolver.h"
 
@@ -174,8 +175,8 @@ absl::Status LoadExperts(TensorResolver& in, const ModelConfig& c, ContainerKind
   return absl::OkStatus();
 }
 
-absl::Status LoadMoe(TensorResolver& in, const ModelConfig& c, ContainerKind kind, int64_t layer,
-                     LayerWeights& out) {
+// All of a MoE layer but the routed experts.
+absl::Status LoadMoe(TensorResolver& in, const ModelConfig& c, int64_t layer, LayerWeights& out) {
   TANDEM_ASSIGN_OR_RETURN(out.router,
                           in.GetMatrix(R::kRouter, c.n_routed_experts, c.hidden_size, layer));
   if (c.topk_method == TopkMethod::kNoAuxTc) {
@@ -187,11 +188,10 @@ absl::Status LoadMoe(TensorResolver& in, const ModelConfig& c, ContainerKind kin
         out.shared, LoadFfn(in, {R::kSharedGate, R::kSharedUp, R::kSharedDown},
                             c.n_shared_experts * c.moe_intermediate_size, c.hidden_size, layer));
   }
-  return LoadExperts(in, c, kind, layer, out.experts);
+  return absl::OkStatus();
 }
 
-absl::Status LoadLayer(TensorResolver& in, const ModelConfig& c, ContainerKind kind, int64_t layer,
-                       LayerWeights& out) {
+absl::Status LoadLayer(TensorResolver& in, const ModelConfig& c, int64_t layer, LayerWeights& out) {
   TANDEM_ASSIGN_OR_RETURN(out.attn_norm, in.GetTensor(R::kAttnNorm, {c.hidden_size}, layer));
   TANDEM_ASSIGN_OR_RETURN(out.ffn_norm, in.GetTensor(R::kFfnNorm, {c.hidden_size}, layer));
   TANDEM_RETURN_IF_ERROR(LoadQuery(in, c, layer, out.attention));
@@ -199,7 +199,7 @@ absl::Status LoadLayer(TensorResolver& in, const ModelConfig& c, ContainerKind k
   TANDEM_ASSIGN_OR_RETURN(
       out.attention.o,
       in.GetMatrix(R::kO, c.hidden_size, c.num_attention_heads * c.v_head_dim, layer));
-  if (c.IsMoeLayer(layer)) return LoadMoe(in, c, kind, layer, out);
+  if (c.IsMoeLayer(layer)) return LoadMoe(in, c, layer, out);
   TANDEM_ASSIGN_OR_RETURN(out.dense, LoadFfn(in, {R::kDenseGate, R::kDenseUp, R::kDenseDown},
                                              c.intermediate_size, c.hidden_size, layer));
   return absl::OkStatus();
@@ -219,23 +219,77 @@ absl::Status LoadGlobals(TensorResolver& in, ModelWeights& model) {
   return absl::OkStatus();
 }
 
+// Whether both paths lead to one file or folder.
+bool IsOneSource(const ModelSources& sources) {
+  if (sources.dense == sources.experts) return true;
+  std::error_code error;
+  const bool same = std::filesystem::equivalent(sources.dense, sources.experts, error);
+  return same && !error;
+}
+
+struct ExpertsSide {
+  std::shared_ptr<const TensorSource> source;
+  ModelConfig config;
+};
+
+absl::StatusOr<ExpertsSide> OpenExperts(const std::string& path, const ModelWeights& model,
+                                        const LoadOptions& options) {
+  ExpertsSide side;
+  TANDEM_ASSIGN_OR_RETURN(side.source, TensorSource::Open(path));
+  // Assumptions about this file's routing are of no consequence: the dense source's decides.
+  TANDEM_ASSIGN_OR_RETURN(side.config, ConfigOf(*side.source, LoadOptions()));
+  const std::string router =
+      TensorNameOf(side.source->kind(), R::kRouter, side.config.first_k_dense_replace);
+  const bool routing =
+      options.routing == OldFileRouting::kAssume && side.source->Find(router) != nullptr;
+  TANDEM_RETURN_IF_ERROR(CheckSameNetwork(model.config, model.source->path(), side.config,
+                                          side.source->path(), routing));
+  return side;
+}
+
+absl::Status LoadAllExperts(TensorResolver& in, ContainerKind kind, ModelWeights& model) {
+  for (int64_t layer = 0; layer < model.config.num_hidden_layers; ++layer) {
+    if (!model.config.IsMoeLayer(layer)) continue;
+    TANDEM_RETURN_IF_ERROR(LoadExperts(in, model.config, kind, layer, model.layers[layer].experts));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
-absl::StatusOr<ModelWeights> LoadModel(const std::string& path, const LoadOptions& options) {
+absl::StatusOr<ModelWeights> LoadModel(const ModelSources& sources, const LoadOptions& options) {
   ModelWeights model;
-  TANDEM_ASSIGN_OR_RETURN(model.source, TensorSource::Open(path));
+  TANDEM_ASSIGN_OR_RETURN(model.source, TensorSource::Open(sources.dense));
   TANDEM_ASSIGN_OR_RETURN(model.config, ConfigOf(*model.source, options));
-  TensorResolver resolver(*model.source, model.config);
-  TANDEM_RETURN_IF_ERROR(LoadGlobals(resolver, model));
+  const bool one_source = IsOneSource(sources);
+  ExpertsSide other;
+  if (!one_source) {
+    TANDEM_ASSIGN_OR_RETURN(other, OpenExperts(sources.experts, model, options));
+  }
+  model.experts_source = one_source ? model.source : other.source;
+  TensorResolver dense(*model.source, model.config);
+  TensorResolver experts(*model.experts_source, one_source ? model.config : other.config);
+  TANDEM_RETURN_IF_ERROR(LoadGlobals(dense, model));
   model.layers.resize(model.config.num_hidden_layers);
   for (int64_t layer = 0; layer < model.config.num_hidden_layers; ++layer)
-    TANDEM_RETURN_IF_ERROR(
-        LoadLayer(resolver, model.config, model.source->kind(), layer, model.layers[layer]));
+    TANDEM_RETURN_IF_ERROR(LoadLayer(dense, model.config, layer, model.layers[layer]));
+  TANDEM_RETURN_IF_ERROR(
+      LoadAllExperts(one_source ? dense : experts, model.experts_source->kind(), model));
   int64_t mtp_layers_found = 0;
-  TANDEM_RETURN_IF_ERROR(resolver.CheckAllUsed(&mtp_layers_found));
+  TANDEM_RETURN_IF_ERROR(dense.CheckAllUsed(!one_source, &mtp_layers_found));
   model.config.num_nextn_predict_layers = mtp_layers_found;
-  model.digest = WeightsDigest(model.config, *model.source);
+  model.digest = one_source ? WeightsDigest(model.config, *model.source)
+                            : WeightsDigest(model.config, *model.source, *model.experts_source);
   return model;
+}
+
+absl::StatusOr<ModelWeights> LoadModel(const std::string& path, const LoadOptions& options) {
+  return LoadModel(ModelSources{path, path}, options);
+}
+
+absl::StatusOr<ModelConfig> LoadConfig(const std::string& path, const LoadOptions& options) {
+  TANDEM_ASSIGN_OR_RETURN(const auto source, TensorSource::Open(path));
+  return ConfigOf(*source, options);
 }
 
 }  // namespace tandem

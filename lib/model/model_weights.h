@@ -61,8 +61,9 @@ struct LayerWeights {
 
 struct ModelWeights {
   ModelConfig config;
-  std::shared_ptr<const TensorSource> source;  // keeps every view alive
-  Matrix embedding;                            // [vocab, hidden]
+  std::shared_ptr<const TensorSource> source;          // keeps every view but the experts' alive
+  std::shared_ptr<const TensorSource> experts_source;  // keeps theirs; often the same one
+  Matrix embedding;                                    // [vocab, hidden]
   TensorView final_norm;
   Matrix lm_head;  // [vocab, hidden]; the embedding itself when tied
   std::vector<LayerWeights> layers;
@@ -77,6 +78,14 @@ struct LoadOptions {
   OldFileRouting routing = OldFileRouting::kAssume;
 };
 
+// Where a model's files lie: `experts` holds the routed experts, `dense` everything else, the
+// config and the tokenizer too. Equal paths, or two that lead to one file or folder, are one
+// source.
+struct ModelSources {
+  std::string dense;
+  std::string experts;
+};
+
 // Opens `path` (see TensorSource::Open; a folder needs config.json unless it is GGUF) and resolves
 // every tensor of every layer. Reads headers, small tensors' names and the digest's samples only:
 // weights stay unread on disk. A missing tensor, a wrong shape or a tensor that nothing uses (an
@@ -84,6 +93,17 @@ struct LoadOptions {
 // Multi-token-prediction layers are recognised and left out. The stop ids are those of config.json,
 // then those that generation_config.json adds.
 absl::StatusOr<ModelWeights> LoadModel(const std::string& path, const LoadOptions& options = {});
+
+// The same with routed experts from another source than the rest. Config, routing and RoPE layout
+// are the dense source's; routed experts in the dense source and all else in the experts' are not
+// looked at. INVALID_ARGUMENT when the two configs are of different networks: one sentence naming
+// the first field that differs. The digest covers what is used of both.
+absl::StatusOr<ModelWeights> LoadModel(const ModelSources& sources,
+                                       const LoadOptions& options = {});
+
+// The config that LoadModel(path) starts from (multi-token-prediction layers as the config counts
+// them), without looking at tensors.
+absl::StatusOr<ModelConfig> LoadConfig(const std::string& path, const LoadOptions& options = {});
 
 // Writes row `row` of `matrix` to `dst` [cols] f32, applying fp8 block scales.
 void DequantizeMatrixRow(const Matrix& matrix, int64_t row, float* dst);

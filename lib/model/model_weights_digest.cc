@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "absl/strings/str_join.h"
 #include "lib/base/check.h"
 #include "lib/model/config_fields.h"
+#include "lib/model/model_weights_names.h"
 
 namespace tandem {
 namespace {
@@ -70,22 +72,16 @@ void AdviseAll(const TensorSource& source, int advice) {
   }
 }
 
-}  // namespace
-
-int64_t DigestSamplesPerTensor(int64_t tensor_count) {
-  constexpr int64_t kSamplesInAll = 8192;
-  return std::clamp<int64_t>(kSamplesInAll / std::max<int64_t>(tensor_count, 1), 1, 8);
-}
-
-std::string WeightsDigest(const ModelConfig& config, const TensorSource& source) {
+// The tensors that `wanted` lets through, in the order of their names.
+void AddTensors(const TensorSource& source, const std::function<bool(const TensorView&)>& wanted,
+                Sha256& hash) {
   std::vector<const TensorView*> tensors;
-  for (const TensorView& tensor : source.tensors()) tensors.push_back(&tensor);
+  for (const TensorView& tensor : source.tensors()) {
+    if (wanted(tensor)) tensors.push_back(&tensor);
+  }
   std::sort(tensors.begin(), tensors.end(),
             [](const auto* a, const auto* b) { return a->name < b->name; });
   const int64_t samples = DigestSamplesPerTensor(static_cast<int64_t>(tensors.size()));
-  Sha256 hash;
-  hash.Add("tandem-weights-1\n");
-  hash.Add(CanonicalConfigText(config));
   AdviseAll(source, MADV_RANDOM);
   for (const TensorView* tensor : tensors) {
     hash.Add(absl::StrCat(tensor->name, " ", NameOf(tensor->dtype), " ",
@@ -95,6 +91,36 @@ std::string WeightsDigest(const ModelConfig& config, const TensorSource& source)
   AdviseAll(source, MADV_NORMAL);
   // Each sample has brought the 64 KiB around it into this process's memory: give them back.
   AdviseAll(source, MADV_DONTNEED);
+}
+
+}  // namespace
+
+int64_t DigestSamplesPerTensor(int64_t tensor_count) {
+  constexpr int64_t kSamplesInAll = 8192;
+  return std::clamp<int64_t>(kSamplesInAll / std::max<int64_t>(tensor_count, 1), 1, 8);
+}
+
+std::string WeightsDigest(const ModelConfig& config, const TensorSource& source) {
+  Sha256 hash;
+  hash.Add("tandem-weights-1\n");
+  hash.Add(CanonicalConfigText(config));
+  AddTensors(
+      source, [](const TensorView&) { return true; }, hash);
+  return hash.Hex();
+}
+
+std::string WeightsDigest(const ModelConfig& config, const TensorSource& dense,
+                          const TensorSource& experts) {
+  const auto of_experts = [](const TensorSource& source) {
+    return [&](const TensorView& tensor) { return IsRoutedExpertName(source.kind(), tensor.name); };
+  };
+  Sha256 hash;
+  hash.Add("tandem-weights-2\n");
+  hash.Add(CanonicalConfigText(config));
+  hash.Add("dense\n");
+  AddTensors(dense, std::not_fn(of_experts(dense)), hash);
+  hash.Add("experts\n");
+  AddTensors(experts, of_experts(experts), hash);
   return hash.Hex();
 }
 

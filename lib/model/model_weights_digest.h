@@ -21,4 +21,10 @@ int64_t DigestSamplesPerTensor(int64_t tensor_count);
 // (2n)) * (2i + 1), the middles of n equal parts; tensors of up to 64 n bytes are hashed whole.
 std::string WeightsDigest(const ModelConfig& config, const TensorSource& source);
 
+// The same for a model whose routed experts come from another source: "tandem-weights-2\n", the
+// config, "dense\n" and `dense`'s tensors that are not routed experts', "experts\n" and `experts`'
+// tensors that are; samples per tensor by the number of tensors on each side.
+std::string WeightsDigest(const ModelConfig& config, const TensorSource& dense,
+                          const TensorSource& experts);
+
 }  // namespace tandem

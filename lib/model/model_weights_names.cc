@@ -1,9 +1,12 @@
 #include "lib/model/model_weights_names.h"
 
+#include <vector>
+
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "lib/base/check.h"
 
 namespace tandem {
@@ -89,6 +92,17 @@ int64_t LayerOfTensorName(ContainerKind kind, const std::string& name) {
       !absl::SimpleAtoi(name.substr(prefix.size(), dot - prefix.size()), &layer))
     return -1;
   return layer;
+}
+
+bool IsRoutedExpertName(ContainerKind kind, const std::string& name) {
+  if (LayerOfTensorName(kind, name) < 0) return false;
+  if (kind == ContainerKind::kSafetensors) return absl::StrContains(name, ".mlp.experts.");
+  // "blk.3.ffn_gate_exps.weight", and "blk.3.ffn_gate.17.weight" in very old files.
+  const std::vector<std::string> parts = absl::StrSplit(name, '.');
+  int64_t expert = 0;
+  return absl::EndsWith(parts[2], "_exps") ||
+         (parts.size() == 5 && absl::StartsWith(parts[2], "ffn_") &&
+          absl::SimpleAtoi(parts[3], &expert));
 }
 
 }  // namespace tandem

@@ -54,4 +54,8 @@ const char* LabelOf(TensorRole role);
 // The layer a tensor belongs to by its name ("model.layers.7." or "blk.7."), or -1.
 int64_t LayerOfTensorName(ContainerKind kind, const std::string& name);
 
+// Whether a tensor belongs to the routed experts, of multi-token-prediction layers too; its scales
+// count as well.
+bool IsRoutedExpertName(ContainerKind kind, const std::string& name);
+
 }  // namespace tandem

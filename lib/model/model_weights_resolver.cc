@@ -115,7 +115,7 @@ void TensorResolver::Ignore(TensorRole role, int64_t layer) {
   used_.insert(TensorNameOf(source_.kind(), role, layer));
 }
 
-absl::Status TensorResolver::CheckAllUsed(int64_t* mtp_layers_found) const {
+absl::Status TensorResolver::CheckAllUsed(bool experts_elsewhere, int64_t* mtp_layers_found) const {
   absl::flat_hash_set<int64_t> mtp_layers;
   for (const TensorView& tensor : source_.tensors()) {
     if (used_.contains(tensor.name) || absl::EndsWith(tensor.name, "rotary_emb.inv_freq")) continue;
@@ -125,6 +125,7 @@ absl::Status TensorResolver::CheckAllUsed(int64_t* mtp_layers_found) const {
       mtp_layers.insert(layer);
       continue;
     }
+    if (experts_elsewhere && IsRoutedExpertName(source_.kind(), tensor.name)) continue;
     return absl::InvalidArgumentError(absl::StrCat(
         tensor.file, ": tensor ", tensor.name, " (", tensor.Describe(), ") has no place in a ",
         config_.model_type, " model with ", config_.num_hidden_layers, " layers"));

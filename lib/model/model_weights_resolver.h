@@ -37,8 +37,9 @@ class TensorResolver {
   // Counts a tensor as used without looking at it.
   void Ignore(TensorRole role, int64_t layer = 0);
   // Fails on the first tensor that nobody asked for. MTP layers and cached rotary frequencies are
-  // expected leftovers; `mtp_layers_found` is the number of such layers.
-  absl::Status CheckAllUsed(int64_t* mtp_layers_found) const;
+  // expected leftovers, and routed experts when they are read elsewhere; `mtp_layers_found` is the
+  // number of such layers.
+  absl::Status CheckAllUsed(bool experts_elsewhere, int64_t* mtp_layers_found) const;
 
  private:
   absl::StatusOr<const TensorView*> Find(TensorRole role, int64_t layer, int64_t expert,

@@ -64,7 +64,7 @@ Regex::Regex(Regex&&) noexcept = default;
 Regex& Regex::operator=(Regex&&) noexcept = default;
 Regex::~Regex() = default;
 
-absl::StatusOr<Regex> Regex::Compile(std::string_view pattern) {
+absl::StatusOr<Regex> Regex::Compile(std::string_view pattern, EmptyMatch empty) {
   pcre2_compile_context* context = pcre2_compile_context_create(nullptr);
   TANDEM_CHECK(context != nullptr);
   pcre2_set_newline(context, PCRE2_NEWLINE_LF);
@@ -81,7 +81,7 @@ absl::StatusOr<Regex> Regex::Compile(std::string_view pattern) {
   }
   uint32_t may_be_empty = 0;
   pcre2_pattern_info(code->compiled, PCRE2_INFO_MATCHEMPTY, &may_be_empty);
-  if (may_be_empty != 0) {
+  if (may_be_empty != 0 && empty == EmptyMatch::kRefuse) {
     return absl::InvalidArgumentError(
         "regular expression can match the empty string, expected one that cannot");
   }
@@ -114,6 +114,19 @@ absl::Status Regex::FindAll(std::string_view subject,
     at = ovector[1];
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> Regex::Contains(std::string_view subject) const {
+  MatchState& state = ThreadMatchState();
+  int rc = 0;
+  do {
+    rc = pcre2_match(code_->compiled, reinterpret_cast<PCRE2_SPTR>(subject.data()), subject.size(),
+                     0, PCRE2_NO_UTF_CHECK, state.data, state.context);
+  } while (rc == PCRE2_ERROR_JIT_STACKLIMIT && state.GrowStack());
+  if (rc == PCRE2_ERROR_NOMATCH) return false;
+  if (rc >= 0) return true;
+  return absl::ResourceExhaustedError(
+      absl::StrCat("searching a text of ", subject.size(), " bytes stopped: ", ErrorText(rc)));
 }
 
 }  // namespace tandem::text

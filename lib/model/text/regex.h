@@ -15,11 +15,15 @@
 
 namespace tandem::text {
 
+// A split cannot use a pattern that matches the empty string; a search can.
+enum class EmptyMatch { kRefuse, kAllow };
+
 class Regex {
  public:
   // `pattern` is in PCRE2 syntax (see regex_dialect.h). InvalidArgument when it does not compile or
-  // can match the empty string, which a split cannot use.
-  static absl::StatusOr<Regex> Compile(std::string_view pattern);
+  // can match the empty string and `empty` refuses that.
+  static absl::StatusOr<Regex> Compile(std::string_view pattern,
+                                       EmptyMatch empty = EmptyMatch::kRefuse);
 
   Regex(Regex&&) noexcept;
   Regex& operator=(Regex&&) noexcept;
@@ -31,6 +35,10 @@ class Regex {
   // limit allows.
   absl::Status FindAll(std::string_view subject,
                        std::vector<std::pair<size_t, size_t>>* matches) const;
+
+  // Whether the pattern matches anywhere in `subject`; errors and conditions as FindAll, but an
+  // empty match counts.
+  absl::StatusOr<bool> Contains(std::string_view subject) const;
 
  private:
   struct Code;
