@@ -43,9 +43,14 @@ absl::Status CheckSampling(const SamplingParams& sampling, uint32_t vocab_size) 
       CheckRange("number of logit biases", sampling.logit_bias_size(), 0, kBiasesMax));
   TANDEM_RETURN_IF_ERROR(
       CheckRange("number of stop_token_ids", sampling.stop_token_ids_size(), 0, kStopIdsMax));
+  TANDEM_RETURN_IF_ERROR(CheckRange("number of logprob_token_ids",
+                                    sampling.logprob_token_ids_size(), 0, kLogprobsMax));
   for (const auto& [id, bias] : sampling.logit_bias()) {
     TANDEM_RETURN_IF_ERROR(CheckRange("token id of a logit bias", id, 0, vocab_size - 1.0));
     TANDEM_RETURN_IF_ERROR(CheckRange("logit bias", bias, -1000, 1000));
+  }
+  for (const uint32_t id : sampling.logprob_token_ids()) {
+    TANDEM_RETURN_IF_ERROR(CheckRange("logprob token id", id, 0, vocab_size - 1.0));
   }
   for (const uint32_t id : sampling.stop_token_ids()) {
     TANDEM_RETURN_IF_ERROR(CheckRange("stop token id", id, 0, vocab_size - 1.0));

@@ -35,6 +35,10 @@ TEST(GenerationTest, ValuesThatMakeNoSenseAreRefused) {
       [](auto* r) { r->mutable_sampling()->set_min_p(-0.1); },
       [](auto* r) { r->mutable_sampling()->set_repetition_penalty(-1); },
       [](auto* r) { r->mutable_sampling()->set_top_logprobs(257); },
+      [](auto* r) {
+        for (int i = 0; i < 257; ++i) r->mutable_sampling()->add_logprob_token_ids(1);
+      },
+      [](auto* r) { r->mutable_sampling()->add_logprob_token_ids(1u << 30); },
       [](auto* r) { r->mutable_sampling()->add_stop_token_ids(300); },
       [](auto* r) { (*r->mutable_sampling()->mutable_logit_bias())[300] = 1; },
       [](auto* r) { (*r->mutable_sampling()->mutable_logit_bias())[3] = NAN; },

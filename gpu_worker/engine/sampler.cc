@@ -168,6 +168,11 @@ absl::Status CheckSampling(const SamplingParams& p, int64_t vocab_size) {
   if (p.top_logprobs() > vocab_size) {
     return OutOfRange("top_logprobs", "at most the vocabulary", p.top_logprobs());
   }
+  for (const uint32_t token : p.logprob_token_ids()) {
+    if (token >= vocab_size) {
+      return OutOfRange("logprob_token_ids", "a token of the vocabulary", token);
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -196,24 +201,23 @@ absl::Status CheckLogits(std::span<const float> logits) {
   return absl::OkStatus();
 }
 
-sampling::v1::PositionLogprobs Logprobs(std::span<const float> logits, uint32_t token,
-                                        int64_t top) {
-  TANDEM_CHECK_LT(token, logits.size());
+sampling::v1::PositionLogprobs Logprobs(std::span<const float> logits, uint32_t token, int64_t top,
+                                        std::span<const uint32_t> listed) {
   const double highest = *std::max_element(logits.begin(), logits.end());
   double sum = 0;
   for (const float logit : logits) sum += std::exp(logit - highest);
   const double log_sum = highest + std::log(sum);
+  const auto fill = [&](uint32_t id, sampling::v1::TokenLogprob* entry) {
+    TANDEM_CHECK_LT(id, logits.size());
+    entry->set_token_id(id);
+    entry->set_logprob(static_cast<float>(logits[id] - log_sum));
+  };
   sampling::v1::PositionLogprobs result;
-  result.mutable_chosen()->set_token_id(token);
-  result.mutable_chosen()->set_logprob(static_cast<float>(logits[token] - log_sum));
+  fill(token, result.mutable_chosen());
+  for (const uint32_t id : listed) fill(id, result.add_listed());
   if (top == 0) return result;
   BestFirst order(logits);
-  for (int64_t i = 0; i < top && !order.empty(); ++i) {
-    const uint32_t likely = order.Next();
-    auto* entry = result.add_top();
-    entry->set_token_id(likely);
-    entry->set_logprob(static_cast<float>(logits[likely] - log_sum));
-  }
+  for (int64_t i = 0; i < top && !order.empty(); ++i) fill(order.Next(), result.add_top());
   return result;
 }
 

@@ -29,8 +29,9 @@ uint32_t SampleToken(const SampleInput& input);
 // DATA_LOSS when a logit is NaN or infinite: such a row must not become a token.
 absl::Status CheckLogits(std::span<const float> logits);
 
-// Log probabilities under the raw logits at temperature 1, summed in f64: of `token` and of the
-// `top` most likely tokens.
-sampling::v1::PositionLogprobs Logprobs(std::span<const float> logits, uint32_t token, int64_t top);
+// Log probabilities under the raw logits at temperature 1, summed in f64: of `token`, of the `top`
+// most likely tokens and of the `listed` ones.
+sampling::v1::PositionLogprobs Logprobs(std::span<const float> logits, uint32_t token, int64_t top,
+                                        std::span<const uint32_t> listed = {});
 
 }  // namespace tandem::gpu_worker

@@ -146,6 +146,20 @@ TEST(SamplerTest, LogprobsOfRawLogits) {
   EXPECT_EQ(result.top(1).token_id(), 2u);
 }
 
+TEST(SamplerTest, LogprobsOfTokensAskedForById) {
+  const std::vector<float> logits = {std::log(0.1f), std::log(0.4f), std::log(0.3f),
+                                     std::log(0.2f)};
+  const std::vector<uint32_t> ids = {3, 0, 3};
+  const auto result = Logprobs(logits, 1, 0, ids);
+  EXPECT_EQ(result.top_size(), 0);
+  ASSERT_EQ(result.listed_size(), 3);
+  EXPECT_EQ(result.listed(0).token_id(), 3u);
+  EXPECT_NEAR(result.listed(0).logprob(), std::log(0.2), 1e-6);
+  EXPECT_EQ(result.listed(1).token_id(), 0u);
+  EXPECT_NEAR(result.listed(1).logprob(), std::log(0.1), 1e-6);
+  EXPECT_EQ(result.listed(2).logprob(), result.listed(0).logprob());
+}
+
 TEST(SamplerTest, LogitsThatAreNotFiniteAreRefused) {
   EXPECT_TRUE(CheckLogits(std::vector<float>{1, 2}).ok());
   EXPECT_EQ(CheckLogits(std::vector<float>{1, NAN}).code(), absl::StatusCode::kDataLoss);

@@ -197,8 +197,10 @@ absl::Status Engine::Sample(const Work& work, std::span<const float> logits, Sli
   const auto& stops = sampling.stop_token_ids();
   result->set_is_stop_token(!sampling.ignore_stop_tokens() &&
                             std::find(stops.begin(), stops.end(), token) != stops.end());
-  if (sampling.logprobs() || sampling.top_logprobs() > 0) {
-    *result->mutable_logprobs() = Logprobs(logits, token, sampling.top_logprobs());
+  if (sampling.logprobs() || sampling.top_logprobs() > 0 || !sampling.logprob_token_ids().empty()) {
+    const auto& ids = sampling.logprob_token_ids();
+    *result->mutable_logprobs() = Logprobs(logits, token, sampling.top_logprobs(),
+                                           {ids.data(), static_cast<size_t>(ids.size())});
   }
   return absl::OkStatus();
 }
