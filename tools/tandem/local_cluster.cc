@@ -81,7 +81,7 @@ absl::Status LocalCluster::MakeLogDir() {
 absl::Status LocalCluster::StartAll() {
   TANDEM_ASSIGN_OR_RETURN(rpc::HostPort listen, rpc::ParseHostPort(options_.listen));
   const int processes = 2 + options_.cpu_workers;
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<int> ports, FreePorts(2 * processes));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<int> ports, base::FreePorts(2 * processes));
   // Workers need to know the port before the coordinator has told it.
   if (listen.port == 0) listen.port = static_cast<uint16_t>(ports[0]);
   address_ = rpc::FormatHostPort(listen);
@@ -103,8 +103,8 @@ absl::Status LocalCluster::StartAll() {
   return absl::OkStatus();
 }
 
-ChildSpec LocalCluster::SpecOf(const Process& process) const {
-  ChildSpec spec;
+base::ChildSpec LocalCluster::SpecOf(const Process& process) const {
+  base::ChildSpec spec;
   spec.name = process.name;
   spec.log_path = process.log;
   std::string program;
@@ -119,14 +119,14 @@ ChildSpec LocalCluster::SpecOf(const Process& process) const {
     program = "tandem-cpu-worker";
     args = CpuWorkerArgs(options_, address_, process.own);
   }
-  spec.argv = {absl::StrCat(OwnFolder(), "/", program)};
+  spec.argv = {absl::StrCat(base::OwnFolder(), "/", program)};
   spec.argv.insert(spec.argv.end(), args.begin(), args.end());
   return spec;
 }
 
 absl::Status LocalCluster::StartProcess(Process* process) {
-  TANDEM_ASSIGN_OR_RETURN(ChildProcess child, ChildProcess::Start(SpecOf(*process)));
-  process->child = std::make_unique<ChildProcess>(std::move(child));
+  TANDEM_ASSIGN_OR_RETURN(base::ChildProcess child, base::ChildProcess::Start(SpecOf(*process)));
+  process->child = std::make_unique<base::ChildProcess>(std::move(child));
   process->started = absl::Now();
   process->restart_at = absl::InfinitePast();
   return absl::OkStatus();
@@ -177,7 +177,7 @@ void LocalCluster::Revive(Process* process) {
   if (process->given_up || now < process->restart_at) return;
   // It could not start, perhaps because somebody has taken its ports meanwhile.
   if (process->child->Poll() == base::kExitCannotStart) {
-    if (const absl::StatusOr<std::vector<int>> ports = FreePorts(2); ports.ok()) {
+    if (const absl::StatusOr<std::vector<int>> ports = base::FreePorts(2); ports.ok()) {
       process->own = {LoopbackAddress((*ports)[0]), LoopbackAddress((*ports)[1])};
     }
   }
@@ -225,13 +225,13 @@ void LocalCluster::WriteState() const {
 }
 
 void LocalCluster::Stop() {
-  std::vector<ChildProcess*> coordinator, workers;
+  std::vector<base::ChildProcess*> coordinator, workers;
   for (Process& process : processes_) {
     if (process.child == nullptr) continue;
     (process.role == "coordinator" ? coordinator : workers).push_back(process.child.get());
   }
-  StopAll(coordinator, kStopGraceSeconds);
-  StopAll(workers, kStopGraceSeconds);
+  base::StopAll(coordinator, kStopGraceSeconds);
+  base::StopAll(workers, kStopGraceSeconds);
 }
 
 }  // namespace tandem::launcher

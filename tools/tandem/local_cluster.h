@@ -8,7 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "tools/tandem/child_process.h"
+#include "lib/base/child_process.h"
 #include "tools/tandem/up_options.h"
 
 namespace tandem::launcher {
@@ -48,7 +48,7 @@ class LocalCluster {
     std::string name;  // "cpu-0"; also that of its log file
     Addresses own;     // kept over restarts, so that the coordinator knows who replaces whom
     std::string log;
-    std::unique_ptr<ChildProcess> child;
+    std::unique_ptr<base::ChildProcess> child;
     int restarts = 0;
     absl::Time started;
     absl::Time restart_at = absl::InfinitePast();  // set when it has ended
@@ -61,7 +61,7 @@ class LocalCluster {
   absl::Status MakeLogDir();
   absl::Status StartAll();
   absl::Status StartProcess(Process* process);
-  ChildSpec SpecOf(const Process& process) const;
+  base::ChildSpec SpecOf(const Process& process) const;
   void Revive(Process* process);
   void WriteState() const;
 

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "lib/base/child_process.h"
 #include "lib/base/log.h"
 #include "lib/base/program.h"
 #include "tools/tandem/grpc_client.h"
@@ -21,6 +22,7 @@ constexpr char kExamples[] =
     "  tandem up --model models/quiz --cpu-workers 2\n"
     "  tandem up --model models/quiz --listen 127.0.0.1:50051 --state-file /tmp/tandem.json "
     "--log-dir /tmp/logs\n"
+    "  tandem up --recipe deploy/recipes/mmlu-6.yaml --model models/quiz\n"
     "  tandem up --model models/quiz --cpu-workers 2 -- tandem-eval run --suite quiz\n"
     "Behind -- stands a command that is run with TANDEM_ADDRESS set; its exit code is tandem's.\n"
     "After Ctrl-C the command has 10 s to end by itself before SIGTERM; the exit code is 130 then.";
@@ -103,26 +105,26 @@ int Supervise(LocalCluster* cluster) {
 
 // After a stop. Ctrl-C at a terminal has reached the command as well, so it is left to itself for a
 // while; SIGTERM came to the launcher alone and is handed on.
-int EndCommand(ChildProcess* child) {
+int EndCommand(base::ChildProcess* child) {
   const bool interrupted = base::StopSignal() == SIGINT;
   const absl::Time end = absl::Now() + (interrupted ? kInterruptGrace : absl::ZeroDuration());
   while (child->running() && absl::Now() < end) absl::SleepFor(kStartInterval);
-  StopAll({child}, kStopGraceSeconds);
+  base::StopAll({child}, kStopGraceSeconds);
   return interrupted ? 128 + SIGINT : *child->Poll();
 }
 
 int RunCommand(LocalCluster* cluster, const std::vector<std::string>& command) {
-  ChildSpec spec;
+  base::ChildSpec spec;
   spec.name = command[0];
   spec.argv = command;
   spec.own_group = false;
   spec.environment = {{"TANDEM_ADDRESS", cluster->address()}};
-  absl::StatusOr<ChildProcess> child = ChildProcess::Start(spec);
+  absl::StatusOr<base::ChildProcess> child = base::ChildProcess::Start(spec);
   if (!child.ok()) return base::CannotStart(kName, child.status());
   while (child->running()) {
     if (absl::Status status = cluster->Look(/*starting=*/false); !status.ok()) {
       std::cerr << kName << ": " << status.message() << std::endl;
-      StopAll({&*child}, kStopGraceSeconds);
+      base::StopAll({&*child}, kStopGraceSeconds);
       return base::kExitFailed;
     }
     if (base::WaitForStopOrChild(cluster->LookWithin(kLookInterval))) return EndCommand(&*child);
@@ -164,6 +166,8 @@ int RunUp(int argc, char** argv) {
   AddUpOptions(app, &options);
   base::AddStandardOptions(app, kExamples);
   if (const int code = base::ParseOrExitCode(app, argc, argv); code >= 0) return code;
+  if (absl::Status status = ApplyRecipe(app, &options); !status.ok())
+    return base::CannotStart(kName, status);
   base::InstallStopSignals();
   base::WatchChildren();
   return Run(options, command);

@@ -1,5 +1,5 @@
-// ChildProcess: one program started by the launcher. It dies with the launcher, whatever ends that,
-// and its end is seen without waiting.
+// ChildProcess: one program started by another. It dies with the one that started it, whatever ends
+// that, and its end is seen without waiting.
 #pragma once
 
 #include <sys/types.h>
@@ -11,14 +11,14 @@
 
 #include "absl/status/statusor.h"
 
-namespace tandem::launcher {
+namespace tandem::base {
 
 struct ChildSpec {
   std::string name;               // for messages
   std::vector<std::string> argv;  // [0] is the program: a path, or a name looked up in PATH
-  std::string log_path;           // stdout and stderr are appended here; empty: the launcher's own
-  bool own_group = true;          // so that Ctrl-C at the terminal reaches the launcher alone
-  std::vector<std::pair<std::string, std::string>> environment;  // added to the launcher's
+  std::string log_path;           // stdout and stderr are appended here; empty: the starter's own
+  bool own_group = true;          // so that Ctrl-C at the terminal reaches the starter alone
+  std::vector<std::pair<std::string, std::string>> environment;  // added to the starter's
 };
 
 class ChildProcess {
@@ -49,4 +49,4 @@ std::string OwnFolder();
 // A TCP port of 127.0.0.1 that nobody used a moment ago. Different ports in one call.
 absl::StatusOr<std::vector<int>> FreePorts(int count);
 
-}  // namespace tandem::launcher
+}  // namespace tandem::base

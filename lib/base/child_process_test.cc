@@ -1,4 +1,4 @@
-#include "tools/tandem/child_process.h"
+#include "lib/base/child_process.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -13,9 +13,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "tools/tandem/up_options.h"
 
-namespace tandem::launcher {
+namespace tandem::base {
 namespace {
 
 int WaitForEnd(ChildProcess& child) {
@@ -109,23 +108,5 @@ TEST(FreePortsTest, PortsDiffer) {
   EXPECT_EQ(std::set<int>(ports->begin(), ports->end()).size(), 20u);
 }
 
-TEST(UpOptionsTest, EmptyOptionsAreLeftToThePrograms) {
-  UpOptions options;
-  options.model = "m";
-  options.cpu_workers = 3;
-  options.cpu_threads = 2;
-  EXPECT_THAT(CoordinatorArgs(options, {"a:1", "b:2"}),
-              testing::ElementsAre("--model", "m", "--listen", "a:1", "--admin-listen", "b:2",
-                                   "--expect-cpu-workers", "3", "--drain-seconds=8"));
-  EXPECT_THAT(CpuWorkerArgs(options, "a:1", {"c:3", "b:2"}),
-              testing::ElementsAre("--model", "m", "--coordinator", "a:1", "--listen", "c:3",
-                                   "--admin-listen", "b:2", "--threads", "2"));
-  options.replace_after_seconds = "-1";
-  options.precision = "f32";
-  EXPECT_THAT(CoordinatorArgs(options, {"a:1", "b:2"}),
-              testing::Contains("--replace-after-seconds=-1"));
-  EXPECT_THAT(GpuWorkerArgs(options, "a:1", {"c:3", "b:2"}), testing::Contains("--precision=f32"));
-}
-
 }  // namespace
-}  // namespace tandem::launcher
+}  // namespace tandem::base

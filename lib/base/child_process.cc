@@ -1,4 +1,4 @@
-#include "tools/tandem/child_process.h"
+#include "lib/base/child_process.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -17,7 +17,7 @@
 
 extern char** environ;
 
-namespace tandem::launcher {
+namespace tandem::base {
 namespace {
 
 std::vector<char*> Pointers(std::vector<std::string>* texts) {
@@ -43,7 +43,7 @@ std::vector<std::string> Environment(const ChildSpec& spec) {
 // Never returns.
 [[noreturn]] void BecomeProgram(char* const* argv, char* const* envp, int log_fd, bool own_group,
                                 pid_t parent, int failure_fd) {
-  // SIGKILL, because a launcher that died cannot insist.
+  // SIGKILL, because a starter that died cannot insist.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(127);  // it died in between
   if (own_group) setpgid(0, 0);
@@ -147,4 +147,4 @@ absl::StatusOr<std::vector<int>> FreePorts(int count) {
   return ports;
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::base
