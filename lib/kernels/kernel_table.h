@@ -8,7 +8,9 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "lib/kernels/fp8_linear.h"
 #include "lib/kernels/linear.h"
+#include "lib/kernels/marlin_linear.h"
 #include "lib/kernels/panel.h"
 #include "lib/kernels/quant.h"
 #include "lib/tensor/dtype.h"
@@ -18,6 +20,14 @@ namespace tandem::kernels {
 // Rows of x that a float linear kernel widens at a time; no instruction set has a larger register
 // tile.
 inline constexpr int kLinearTileRowsMax = 6;
+
+// Outputs that the kernels of fp8_linear.h and marlin_linear.h decode at a time, at most, and what
+// they need for that: a widened tile of rows and decoded weights, rows of whole 32 columns.
+inline constexpr int64_t kBlockLinearOutsMax = 64;
+constexpr int64_t BlockLinearStride(int64_t cols) { return (cols + 31) / 32 * 32; }
+constexpr int64_t BlockLinearScratchFloats(int64_t cols) {
+  return BlockLinearStride(cols) * (kLinearTileRowsMax + kBlockLinearOutsMax / 2);
+}
 
 // Unpacks one row of `cols` weights (a multiple of the format's block) at an even address `src`.
 // Only the first `cols` values are written: UnpackWeights in weights.h pads.
@@ -30,6 +40,11 @@ struct KernelTable {
   void (*linear_bf16)(const LinearArgs& args, float* scratch) = nullptr;
   void (*linear_f32)(const LinearArgs& args, float* scratch) = nullptr;  // scratch unused
   float (*dot_f32)(const float* a, const float* b, int64_t n) = nullptr;
+
+  // `scratch`: [BlockLinearScratchFloats(cols)].
+  void (*linear_fp8)(const Fp8LinearArgs& args, float* scratch) = nullptr;
+  void (*linear_marlin)(const MarlinLinearArgs& args, float* scratch) = nullptr;
+  void (*quantize_fp8)(const float* x, int64_t cols, uint16_t* numbers, float* scales) = nullptr;
 
   void (*exp_shifted)(const float* x, float shift, float* out, int64_t n) = nullptr;
   void (*swiglu)(const float* gate, const float* up, float* out, int64_t n) = nullptr;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/host/bf16.h"
 #include "lib/base/check.h"
 #include "lib/base/status_macros.h"
@@ -74,22 +73,32 @@ absl::StatusOr<HostLinear> HostLinear::Create(Precision precision, const LinearF
       TANDEM_ASSIGN_OR_RETURN(linear.stored_, StoredLinear::Create(matrix, pool));
       return linear;
     }
-    case LinearKernel::kFp8:
+    case LinearKernel::kFp8: {
+      TANDEM_ASSIGN_OR_RETURN(linear.fp8_, Fp8Linear::Create(matrix, pool));
+      return linear;
+    }
     case LinearKernel::kMarlin8:
-    case LinearKernel::kMarlin4:
-      break;
+    case LinearKernel::kMarlin4: {
+      const int bits = format.kernel == LinearKernel::kMarlin8 ? 8 : 4;
+      TANDEM_ASSIGN_OR_RETURN(
+          linear.marlin_,
+          MarlinLinear::Create({.bits = bits, .group = format.group}, matrix, pool));
+      return linear;
+    }
   }
-  return absl::UnimplementedError(absl::StrCat("no linear layers in format ", NameOf(format)));
+  base::CheckFailed(__FILE__, __LINE__, "a kernel that is none of the above");
 }
 
 int64_t HostLinear::size_bytes() const {
   if (stored_ != nullptr) return stored_->size_bytes();
+  if (fp8_ != nullptr) return fp8_->size_bytes();
+  if (marlin_ != nullptr) return marlin_->size_bytes();
   const int64_t value_bytes = precision_ == Precision::kF32 ? sizeof(float) : sizeof(uint16_t);
   return outputs_ * inputs_ * value_bytes;
 }
 
 void HostLinear::ReadRow(int64_t i, float* dst) const {
-  TANDEM_CHECK(i >= 0 && i < outputs_ && onednn_ == nullptr && stored_ == nullptr);
+  TANDEM_CHECK(i >= 0 && i < outputs_ && IsNative());
   if (precision_ == Precision::kF32) {
     std::memcpy(dst, f32_.data() + i * inputs_, inputs_ * sizeof(float));
     return;
@@ -113,7 +122,7 @@ void HostLinear::ApplyRange(const void* packed_x, int64_t x_stride, int64_t rows
     kernels::LinearF32(args);
     return;
   }
-  TANDEM_CHECK(onednn_ == nullptr && stored_ == nullptr);
+  TANDEM_CHECK(IsNative());
   args.w = bf16_.data() + begin * inputs_;
   kernels::LinearBf16(args);
   if (round) RoundRows(rows, count, y, y_stride);
@@ -128,6 +137,11 @@ void HostLinear::ApplyAll(base::ThreadPool& pool, LinearScratch& scratch, const 
     if (round) RoundRows(rows, outputs_, y, y_stride);
     return;
   }
+  if (fp8_ != nullptr) {
+    fp8_->Apply(pool, scratch.fp8_x, x, x_stride, rows, y, y_stride);
+    if (round) RoundRows(rows, outputs_, y, y_stride);
+    return;
+  }
   const void* packed = x;
   if (precision_ == Precision::kBf16) {
     scratch.x.resize(std::max<size_t>(scratch.x.size(), rows * inputs_));
@@ -139,6 +153,11 @@ void HostLinear::ApplyAll(base::ThreadPool& pool, LinearScratch& scratch, const 
     pool.ParallelFor(onednn_->slices(), 1, [&](int64_t begin, int64_t end) {
       onednn_->Run(scratch.x.data(), inputs_, rows, begin, end, y, y_stride);
     });
+    if (round) RoundRows(rows, outputs_, y, y_stride);
+    return;
+  }
+  if (marlin_ != nullptr) {
+    marlin_->Apply(pool, scratch.x.data(), rows, y, y_stride);
     if (round) RoundRows(rows, outputs_, y, y_stride);
     return;
   }

@@ -9,7 +9,9 @@
 
 #include "absl/status/statusor.h"
 #include "gpu_worker/backend/backend.h"
+#include "gpu_worker/backend/host/fp8_linear.h"
 #include "gpu_worker/backend/host/linear_format.h"
+#include "gpu_worker/backend/host/marlin_linear.h"
 #include "gpu_worker/backend/host/stored_linear.h"
 #include "lib/base/thread_pool.h"
 #include "lib/kernels/onednn_linear.h"
@@ -21,6 +23,7 @@ namespace tandem::gpu_worker {
 struct LinearScratch {
   std::vector<uint16_t> x;        // [rows, cols] bf16
   kernels::MatrixInput stored_x;  // of layers in the file's format
+  Fp8Inputs fp8_x;
 };
 
 class HostLinear {
@@ -57,14 +60,19 @@ class HostLinear {
                   bool round, float* y, int64_t y_stride) const;
 
  private:
+  bool IsNative() const {
+    return onednn_ == nullptr && stored_ == nullptr && fp8_ == nullptr && marlin_ == nullptr;
+  }
   void ApplyAll(base::ThreadPool& pool, LinearScratch& scratch, const float* x, int64_t x_stride,
                 int64_t rows, bool round, float* y, int64_t y_stride) const;
 
   Precision precision_ = Precision::kBf16;
   int64_t outputs_ = 0, inputs_ = 0;
-  std::vector<uint16_t> bf16_;  // [outputs, inputs], bf16 precision; empty with onednn_ or stored_
+  std::vector<uint16_t> bf16_;  // [outputs, inputs], bf16 precision; empty unless native
   std::unique_ptr<kernels::OneDnnLinear> onednn_;
   std::unique_ptr<StoredLinear> stored_;
+  std::unique_ptr<Fp8Linear> fp8_;
+  std::unique_ptr<MarlinLinear> marlin_;
   std::vector<float> f32_;  // [outputs, inputs], f32 precision
 };
 

@@ -1,13 +1,12 @@
 #include "gpu_worker/backend/host/stored_linear.h"
 
 #include <algorithm>
-#include <atomic>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "gpu_worker/backend/host/load_rows.h"
 #include "lib/base/status_macros.h"
 #include "lib/kernels/weights.h"
 #include "lib/tensor/codec.h"
@@ -51,17 +50,9 @@ absl::StatusOr<std::unique_ptr<StoredLinear>> StoredLinear::Create(const Matrix&
   std::unique_ptr<StoredLinear> linear(new StoredLinear(std::move(memory)));
   std::byte* data = linear->memory_.data();
   linear->matrix_ = {layout, data};
-  std::mutex mutex;
-  absl::Status first_error;
-  pool.ParallelFor(layout.panels(), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      absl::Status status = PackOne(matrix, layout, p, data + p * layout.panel_bytes);
-      if (status.ok()) continue;
-      const std::lock_guard<std::mutex> lock(mutex);
-      if (first_error.ok()) first_error = std::move(status);
-    }
-  });
-  TANDEM_RETURN_IF_ERROR(first_error);
+  TANDEM_RETURN_IF_ERROR(ForAllOrError(pool, layout.panels(), [&](int64_t p) {
+    return PackOne(matrix, layout, p, data + p * layout.panel_bytes);
+  }));
   return linear;
 }
 

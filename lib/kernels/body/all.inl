@@ -3,6 +3,7 @@
 // Each body uses those before it.
 // clang-format off
 #include "lib/kernels/body/linear.inl"
+#include "lib/kernels/body/block_linear.inl"
 #include "lib/kernels/body/activation.inl"
 #include "lib/kernels/body/activation_rows.inl"
 #include "lib/kernels/body/unpack_small.inl"
@@ -58,6 +59,9 @@ static KernelTable MakeTable(const char* isa) {
   table.linear_bf16 = &LinearBf16Body;
   table.linear_f32 = &LinearF32Body;
   table.dot_f32 = &DotF32Body;
+  table.linear_fp8 = &BlockLinearBody<Fp8Format>;
+  table.linear_marlin = &BlockLinearBody<MarlinFormat>;
+  table.quantize_fp8 = &QuantizeFp8Body;
   table.exp_shifted = &ExpShiftedBody;
   table.swiglu = &SwiGluBody;
   table.sigmoid = &SigmoidBody;

@@ -163,4 +163,24 @@ TANDEM_LANE void StoreWordsPlus(const uint64_t* words, const uint64_t* add, int8
   __builtin_memcpy(b, add, 32);
   for (int k = 0; k < 32; ++k) out[k] = static_cast<int8_t>(static_cast<uint8_t>(a[k] + b[k]));
 }
+// 32 e4m3 codes, none of them NaN, as bf16: exponents move from a bias of 7 to one of 127; codes
+// below 8 are multiples of 2^-9.
+TANDEM_LANE void StoreFp8(const uint8_t* codes, uint16_t* out) {
+  constexpr uint16_t kSmall[8] = {0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60};
+  for (int k = 0; k < 32; ++k) {
+    const unsigned magnitude = codes[k] & 127u;
+    const unsigned value = magnitude < 8 ? kSmall[magnitude] : (magnitude << 4) + (120 << 7);
+    out[k] = static_cast<uint16_t>(value | (codes[k] & 128u) << 8);
+  }
+}
+// levels[code] of `chunks` times 32 nibbles, sixteen bytes each; low nibbles are the first sixteen.
+TANDEM_LANE void StoreNibbleLevels(const uint16_t* levels, const uint8_t* packed, int64_t chunks,
+                                   uint16_t* out) {
+  for (int64_t c = 0; c < chunks; ++c) {
+    for (int k = 0; k < 16; ++k) {
+      out[32 * c + k] = levels[packed[16 * c + k] & 15];
+      out[32 * c + k + 16] = levels[packed[16 * c + k] >> 4];
+    }
+  }
+}
 #include "lib/kernels/isa/lines_scalar.inl"
