@@ -200,11 +200,14 @@ class InferenceService final : public Inference::CallbackService {
     if (const auto engine = parts_.loop->engine()) {
       info->set_precision(engine->precision());
       info->set_attention(engine->attention());
+      info->set_linear_formats(engine->linear_formats());
       const uint64_t capacity_tokens = uint64_t{engine->kv_pages()} * engine->page_tokens();
       info->set_context_tokens(std::min<uint64_t>(parts_.context_tokens, capacity_tokens));
     }
     info->set_version(base::VersionString());
     info->set_expert_formats(model.expert_formats());
+    info->set_recipe(parts_.recipe_name);
+    info->set_recipe_digest(parts_.recipe_digest);
   }
 
   const InferenceParts parts_;

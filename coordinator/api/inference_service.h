@@ -24,6 +24,8 @@ struct InferenceParts {
   const Registry* registry = nullptr;
   const base::Clock* clock = nullptr;
   uint32_t context_tokens = 0;
+  std::string recipe_name = {};  // empty without a recipe, like the next
+  std::string recipe_digest = {};
 };
 
 std::shared_ptr<grpc::Service> MakeInferenceService(const InferenceParts& parts);

@@ -114,6 +114,14 @@ void Registry::ReplaceAt(const RegisterRequest& request) {
 }
 
 absl::Status Registry::CheckModel(const RegisterRequest& request) const {
+  if (request.recipe_digest() != options_.recipe_digest) {
+    const auto text = [](const std::string& digest) {
+      return digest.empty() ? "none" : digest.substr(0, kTextBytesMax);
+    };
+    return absl::FailedPreconditionError(
+        absl::StrCat("worker ", request.worker_id(), " runs recipe ", text(request.recipe_digest()),
+                     ", expected the coordinator's: ", text(options_.recipe_digest)));
+  }
   for (const auto& [id, member] : members_) {
     const RegisterRequest& other = member.registration;
     if (id == request.worker_id()) continue;

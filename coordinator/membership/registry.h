@@ -34,6 +34,8 @@ struct RegistryOptions {
   // Called when a worker came, went, or changed its readiness; under the registry's lock, so it
   // must not call back. May be empty.
   std::function<void()> on_change;
+  // Of the cluster's recipe; workers with another one, or none, are refused. Empty: without one.
+  std::string recipe_digest = {};
 };
 
 struct ReadyWorker {

@@ -140,6 +140,14 @@ absl::StatusOr<std::unique_ptr<TextModel>> TextModel::Load(const std::string& pa
   return model;
 }
 
+absl::StatusOr<std::unique_ptr<TextModel>> TextModel::Load(const ModelSources& sources) {
+  TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<TextModel> model, Load(sources.dense));
+  if (sources.experts == sources.dense) return model;
+  TANDEM_ASSIGN_OR_RETURN(const auto experts, TensorSource::Open(sources.experts));
+  model->expert_formats_ = ExpertFormats(*experts);
+  return model;
+}
+
 std::vector<uint32_t> TextModel::eos_token_ids() const {
   std::set<uint32_t> ids;
   for (const int64_t id : config_.eos_token_ids) {

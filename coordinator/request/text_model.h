@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "lib/model/config.h"
+#include "lib/model/model_weights.h"
 #include "lib/model/text/chat_template.h"
 #include "lib/model/text/tokenizer.h"
 #include "proto/inference.pb.h"
@@ -20,6 +21,9 @@ class TextModel {
   // `path`: a Hugging Face folder (config.json, tokenizer.json or tiktoken.model) or a GGUF file.
   // Errors name file, expected and found.
   static absl::StatusOr<std::unique_ptr<TextModel>> Load(const std::string& path);
+  // The same for a model whose routed experts come from another source, of which only their formats
+  // are read.
+  static absl::StatusOr<std::unique_ptr<TextModel>> Load(const ModelSources& sources);
 
   const ModelConfig& config() const { return config_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }

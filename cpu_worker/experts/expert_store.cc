@@ -84,7 +84,9 @@ ExpertStore::ExpertStore(std::shared_ptr<const ModelWeights> model, const Option
 
 absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::Open(const Options& options,
                                                                const kernels::KernelTable& table) {
-  TANDEM_ASSIGN_OR_RETURN(ModelWeights model, LoadModel(options.model_path, options.load));
+  const std::string& dense = options.dense_path.empty() ? options.model_path : options.dense_path;
+  TANDEM_ASSIGN_OR_RETURN(ModelWeights model,
+                          LoadModel(ModelSources{dense, options.model_path}, options.load));
   TANDEM_RETURN_IF_ERROR(CheckModel(model, options.model_path));
   return std::unique_ptr<ExpertStore>(
       new ExpertStore(std::make_shared<const ModelWeights>(std::move(model)), options, table));
@@ -167,7 +169,8 @@ absl::StatusOr<HeldExperts::Experts> ExpertStore::LoadAdded(
     orders.push_back({&WeightsOf(added[i]), memory.experts[i].get()});
     experts.emplace(added[i], memory.experts[i]);
   }
-  TANDEM_RETURN_IF_ERROR(LoadExperts(*model_->source, orders, &pool_, keep_going, &load_fraction_));
+  TANDEM_RETURN_IF_ERROR(
+      LoadExperts(*model_->experts_source, orders, &pool_, keep_going, &load_fraction_));
   for (const std::shared_ptr<base::HugeMemory>& region : memory.regions) region->Collapse();
   TANDEM_RETURN_IF_ERROR(SelfTestNewTypes(experts));
   return experts;
@@ -180,7 +183,7 @@ absl::Status ExpertStore::SelfTestNewTypes(const HeldExperts::Experts& added) {
                                       expert.down.view.dtype};
     if (tested_types_.contains(types)) continue;
     // A copy: through the mapping a file that shrinks now would kill the worker.
-    TANDEM_ASSIGN_OR_RETURN(const ExpertCopy source, CopyExpert(*model_->source, expert));
+    TANDEM_ASSIGN_OR_RETURN(const ExpertCopy source, CopyExpert(*model_->experts_source, expert));
     TANDEM_RETURN_IF_ERROR(SelfTestExpert(table_, source.weights, packed->packed()));
     tested_types_.insert(types);
   }

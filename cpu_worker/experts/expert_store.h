@@ -59,6 +59,7 @@ class ExpertStore {
  public:
   struct Options {
     std::string model_path;
+    std::string dense_path = {};  // source of config and dense layers, where it is another one
     LoadOptions load;
     int64_t memory_bytes_max = 0;  // of held experts, packed; 0 is unlimited
     // Threads that read and pack; the placing thread is the first.

@@ -33,6 +33,8 @@ void AddFlags(CLI::App& app, Flags* flags) {
   WorkerOptions& worker = flags->worker;
   app.add_option("--model", worker.model_path, "GGUF file, safetensors file or model folder")
       ->required();
+  app.add_option("--recipe", worker.recipe_path,
+                 "Recipe that names where experts come from; --model is its ${model}");
   app.add_option("--coordinator", worker.coordinator, "host:port of the coordinator")->required();
   app.add_option("--listen", worker.listen,
                  "host:port for GPU workers, port 0 takes any free one; or unix:path, for those of "

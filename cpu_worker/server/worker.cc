@@ -21,6 +21,7 @@
 #include "lib/base/text.h"
 #include "lib/base/topology.h"
 #include "lib/kernels/kernel_table.h"
+#include "lib/model/recipe_sources.h"
 #include "lib/rpc/address.h"
 #include "lib/rpc/admin_server.h"
 #include "lib/rpc/grpc_server.h"
@@ -87,6 +88,7 @@ class WorkerImpl final : public Worker {
 
   const WorkerOptions options_;
   telemetry::Metrics metrics_;
+  std::string recipe_digest_;
   std::unique_ptr<ExpertStore> store_;
   std::unique_ptr<ComputeLoop> loop_;
   std::shared_ptr<grpc::Service> service_;
@@ -117,7 +119,11 @@ absl::Status WorkerImpl::Open() {
   TANDEM_ASSIGN_OR_RETURN(const base::Topology topology, base::DetectTopology());
   TANDEM_ASSIGN_OR_RETURN(const base::ThreadPlan threads,
                           base::PlanThreads(topology, options_.threads, options_.numa_node));
-  TANDEM_ASSIGN_OR_RETURN(store_, ExpertStore::Open({.model_path = options_.model_path,
+  TANDEM_ASSIGN_OR_RETURN(const ServedModel served,
+                          OpenServedModel(options_.recipe_path, options_.model_path));
+  recipe_digest_ = served.recipe_digest();
+  TANDEM_ASSIGN_OR_RETURN(store_, ExpertStore::Open({.model_path = served.sources.experts,
+                                                     .dense_path = served.sources.dense,
                                                      .load = options_.load,
                                                      .memory_bytes_max = options_.memory_bytes_max,
                                                      .load_places = threads.background,
@@ -165,6 +171,7 @@ void WorkerImpl::Register() {
   registration.set_kind(membership::v1::WORKER_KIND_CPU);
   registration.set_address(address_);
   registration.set_model_digest(store_->digest());
+  registration.set_recipe_digest(recipe_digest_);
   registration.set_expert_memory_bytes(static_cast<uint64_t>(options_.memory_bytes_max));
   registration.set_version(base::VersionString());
   for (uint32_t layer : store_->MoeLayers()) registration.add_moe_layers(layer);

@@ -13,6 +13,7 @@ namespace tandem::cpu_worker {
 
 struct WorkerOptions {
   std::string model_path;
+  std::string recipe_path;  // empty: without a recipe
   LoadOptions load;
   std::string coordinator;  // host:port
   std::string listen = "127.0.0.1:0";

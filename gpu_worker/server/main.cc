@@ -8,6 +8,8 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -21,6 +23,8 @@
 #include "lib/base/program.h"
 #include "lib/base/status_macros.h"
 #include "lib/kernels/kernel_table.h"
+#include "lib/model/recipe_linear.h"
+#include "lib/model/recipe_sources.h"
 #include "lib/rpc/admin_server.h"
 #include "lib/rpc/grpc_server.h"
 #include "lib/rpc/member_agent.h"
@@ -68,21 +72,31 @@ membership::v1::RegisterRequest Registration(const ModelWeights& weights,
   return registration;
 }
 
-HostBackendOptions BackendOptionsOf(const WorkerOptions& o, const ModelConfig& config) {
+// What this worker serves, and how it computes with it.
+struct Opened {
+  std::optional<Recipe> recipe;
+  ModelWeights weights;
+  std::vector<AssignedModule> linear;
+};
+
+HostBackendOptions BackendOptionsOf(const WorkerOptions& o, const Opened& opened) {
   HostBackendOptions out;
   out.precision = o.precision == "f32" ? Precision::kF32 : Precision::kBf16;
   out.attention =
       o.attention == "reference" ? AttentionKernel::kReference : AttentionKernel::kFlash;
-  out.linear = *ParseLinearFormat(o.linear, o.marlin_group);  // CheckWorkerOptions has seen it
-  out.kv_pages = KvPages(o, config, out.precision);
+  for (const AssignedModule& m : opened.linear) {
+    if (m.module.kind == ModuleKind::kFree) out.linear_of[m.module.path] = BackendFormat(m.choice);
+  }
+  out.kv_pages = KvPages(o, opened.weights.config, out.precision);
   out.rows_max = o.rows_max;
   out.threads = o.threads > 0 ? o.threads
                               : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   return out;
 }
 
-engine::v1::DescribeResponse Description(const WorkerOptions& o, const ModelWeights& weights,
+engine::v1::DescribeResponse Description(const WorkerOptions& o, const Opened& opened,
                                          const BackendInfo& backend, const std::string& worker_id) {
+  const ModelWeights& weights = opened.weights;
   engine::v1::DescribeResponse d;
   d.set_worker_id(worker_id);
   d.set_model_digest(weights.digest);
@@ -94,6 +108,7 @@ engine::v1::DescribeResponse Description(const WorkerOptions& o, const ModelWeig
   d.set_precision(o.precision);
   d.set_vocab_size(static_cast<uint32_t>(weights.config.vocab_size));
   d.set_version(base::VersionString());
+  d.set_linear_formats(FormatsText(opened.linear));
   return d;
 }
 
@@ -154,20 +169,26 @@ WorkerPoolOptions PoolOptions(const std::atomic<rpc::MemberAgent*>& agent,
           [choice](const std::string& address) { return rpc::MakeTransport(address, *choice); }};
 }
 
-absl::StatusOr<ModelWeights> OpenModel(const WorkerOptions& options) {
+// Brings `options` in line with the recipe, too.
+absl::StatusOr<Opened> OpenModel(const GivenFlags& given, WorkerOptions& options) {
+  TANDEM_ASSIGN_OR_RETURN(ServedModel served, OpenServedModel(options.recipe, options.model));
+  if (served.recipe.has_value()) ApplyRecipe(*served.recipe, given, &options);
   LoadOptions load;
   load.routing = options.routing == "as-file" ? OldFileRouting::kAsFile : OldFileRouting::kAssume;
-  TANDEM_ASSIGN_OR_RETURN(ModelWeights weights, LoadModel(options.model, load));
+  TANDEM_ASSIGN_OR_RETURN(ModelWeights weights, LoadModel(served.sources, load));
   for (const std::string& assumption : weights.config.assumptions) {
     base::LogWarning("model_assumption", {{"what", assumption}});
   }
+  TANDEM_ASSIGN_OR_RETURN(std::vector<AssignedModule> linear,
+                          LinearLayers(options, served.recipe, given, weights.config));
   base::LogInfo("model_opened", {{"model", options.model},
                                  {"digest", weights.digest},
-                                 {"layers", weights.config.num_hidden_layers}});
-  return weights;
+                                 {"layers", weights.config.num_hidden_layers},
+                                 {"linear", FormatsText(linear)}});
+  return Opened{std::move(served.recipe), std::move(weights), std::move(linear)};
 }
 
-absl::Status Run(const WorkerOptions& options) {
+absl::Status Run(const GivenFlags& given, WorkerOptions options) {
   TANDEM_RETURN_IF_ERROR(CheckWorkerOptions(options));
   TANDEM_RETURN_IF_ERROR(kernels::CheckIsa());
   telemetry::Metrics metrics;
@@ -181,8 +202,9 @@ absl::Status Run(const WorkerOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const auto admin, rpc::AdminServer::Start(std::move(admin_options)));
   base::LogInfo("admin_serving", {{"port", admin->port()}});
 
-  TANDEM_ASSIGN_OR_RETURN(const ModelWeights weights, OpenModel(options));
-  const HostBackendOptions backend_options = BackendOptionsOf(options, weights.config);
+  TANDEM_ASSIGN_OR_RETURN(const Opened opened, OpenModel(given, options));
+  const ModelWeights& weights = opened.weights;
+  const HostBackendOptions backend_options = BackendOptionsOf(options, opened);
   TANDEM_ASSIGN_OR_RETURN(const auto backend, MakeHostBackend(weights, backend_options));
 
   // The engine's thread asks for placements through this; it is set once the address to register is
@@ -196,7 +218,7 @@ absl::Status Run(const WorkerOptions& options) {
   EngineRunner runner(engine, &experts, engine_metrics);
   const std::string worker_id = WorkerId();
   const auto service =
-      EngineService::Make(runner, Description(options, weights, backend->info(), worker_id));
+      EngineService::Make(runner, Description(options, opened, backend->info(), worker_id));
   TANDEM_ASSIGN_OR_RETURN(const auto server,
                           rpc::GrpcServer::Start(options.listen, {service->service()}));
   TANDEM_ASSIGN_OR_RETURN(const std::string address,
@@ -204,6 +226,7 @@ absl::Status Run(const WorkerOptions& options) {
 
   membership::v1::RegisterRequest registration = Registration(weights, address);
   registration.set_worker_id(worker_id);
+  if (opened.recipe.has_value()) registration.set_recipe_digest(opened.recipe->digest);
   agent = rpc::MemberAgent::Start({options.coordinator, std::move(registration), {}});
   membership = agent.get();
   server->SetServing(true);
@@ -214,6 +237,7 @@ absl::Status Run(const WorkerOptions& options) {
                                        {"backend", backend->info().name},
                                        {"attention", options.attention},
                                        {"precision", options.precision},
+                                       {"linear", FormatsText(opened.linear)},
                                        {"expert_transport", options.expert_transport},
                                        {"kv_pages", backend->info().kv_pages},
                                        {"threads", backend_options.threads},
@@ -232,7 +256,7 @@ int Main(int argc, char** argv) {
   base::AddStandardOptions(app, kExamples);
   if (const int code = base::ParseOrExitCode(app, argc, argv); code >= 0) return code;
   base::InstallStopSignals();
-  const absl::Status status = Run(options);
+  const absl::Status status = Run(GivenFlagsOf(app), options);
   return status.ok() ? 0 : base::CannotStart(kProgram, status);
 }
 

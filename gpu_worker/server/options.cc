@@ -8,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/host/kv_cache.h"
 #include "gpu_worker/backend/host/linear_format.h"
+#include "lib/base/check.h"
+#include "lib/base/log.h"
 #include "lib/base/status_macros.h"
 #include "lib/rpc/address.h"
 
@@ -27,11 +29,27 @@ int64_t AvailableBytes() {
   return int64_t{4} << 30;
 }
 
+// --linear in the words of recipes.
+LinearChoice ChoiceOf(const WorkerOptions& options) {
+  LinearChoice choice;
+  if (options.linear == "native" || options.linear == "onednn") {
+    choice.kernel = options.linear;
+    return choice;
+  }
+  choice.format = *ParseWeightFormat(options.linear);  // the command line lets nothing else in
+  choice.kernel = DefaultKernel(choice.format);
+  if (choice.kernel == "marlin") choice.group = options.marlin_group;
+  return choice;
+}
+
 }  // namespace
 
 void AddWorkerOptions(CLI::App& app, WorkerOptions* o) {
   app.add_option("--model", o->model, "Model folder or GGUF file; experts are not read")
       ->required();
+  app.add_option("--recipe", o->recipe,
+                 "Recipe that names sources, linear formats and attention; --model is its "
+                 "${model}, and --attention, --precision and --linear win over it");
   app.add_option("--coordinator", o->coordinator, "Coordinator's host:port")->required();
   app.add_option("--listen", o->listen, "Address for step plans; port 0 takes any")
       ->capture_default_str();
@@ -90,6 +108,50 @@ void AddWorkerOptions(CLI::App& app, WorkerOptions* o) {
   app.add_option("--drain-seconds", o->drain_seconds, "How long sequences may go on after SIGTERM")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 86400.0));
+}
+
+GivenFlags GivenFlagsOf(const CLI::App& app) {
+  return {app.count("--attention") > 0, app.count("--precision") > 0, app.count("--linear") > 0};
+}
+
+void ApplyRecipe(const Recipe& recipe, const GivenFlags& given, WorkerOptions* options) {
+  const auto take = [](const char* flag, bool is_given, const std::string& of_recipe,
+                       std::string* value) {
+    if (!is_given) {
+      *value = of_recipe;
+    } else if (*value != of_recipe) {
+      base::LogWarning("flag_wins_over_recipe",
+                       {{"flag", flag}, {"value", *value}, {"recipe", of_recipe}});
+    }
+  };
+  take("--attention", given.attention, recipe.attention, &options->attention);
+  take("--precision", given.precision, recipe.precision, &options->precision);
+}
+
+absl::StatusOr<std::vector<AssignedModule>> LinearLayers(const WorkerOptions& options,
+                                                         const std::optional<Recipe>& recipe,
+                                                         const GivenFlags& given,
+                                                         const ModelConfig& config) {
+  if (recipe.has_value()) {
+    TANDEM_ASSIGN_OR_RETURN(std::vector<AssignedModule> modules, AssignLinear(*recipe, config));
+    if (!given.linear) return modules;
+    base::LogWarning(
+        "flag_wins_over_recipe",
+        {{"flag", "--linear"}, {"value", options.linear}, {"recipe", FormatsText(modules)}});
+  }
+  Recipe all_alike;
+  all_alike.file = "--linear";
+  all_alike.linear_default = ChoiceOf(options);
+  return AssignLinear(all_alike, config);
+}
+
+LinearFormat BackendFormat(const LinearChoice& choice) {
+  if (choice.format == WeightFormat::kBf16)
+    return choice.kernel == "onednn" ? LinearKernel::kOneDnn : LinearKernel::kNative;
+  const absl::StatusOr<LinearFormat> format =
+      ParseLinearFormat(tandem::NameOf(choice.format), static_cast<int>(choice.group));
+  TANDEM_CHECK(format.ok());  // both sides have the same names
+  return *format;
 }
 
 absl::Status CheckWorkerOptions(const WorkerOptions& options) {

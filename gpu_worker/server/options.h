@@ -2,19 +2,24 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "gpu_worker/backend/backend.h"
+#include "gpu_worker/backend/host/linear_format.h"
 #include "lib/model/config.h"
+#include "lib/model/recipe_linear.h"
 #include "proto/membership.pb.h"
 
 namespace tandem::gpu_worker {
 
 struct WorkerOptions {
   std::string model;
+  std::string recipe;  // path; empty: without a recipe
   std::string coordinator;
   std::string listen = "127.0.0.1:0";
   std::string advertise;
@@ -34,6 +39,28 @@ struct WorkerOptions {
 };
 
 void AddWorkerOptions(CLI::App& app, WorkerOptions* options);
+
+// Which of the flags that a recipe also sets were given, on the command line, in the environment or
+// in the config file. Ask after parsing.
+struct GivenFlags {
+  bool attention = false;
+  bool precision = false;
+  bool linear = false;
+};
+GivenFlags GivenFlagsOf(const CLI::App& app);
+
+// Takes attention and precision from the recipe unless flags say otherwise, which is logged.
+void ApplyRecipe(const Recipe& recipe, const GivenFlags& given, WorkerOptions* options);
+
+// The format of every linear layer of the model: the recipe's, or one for all by --linear when that
+// was given or there is no recipe. Errors are AssignLinear's.
+absl::StatusOr<std::vector<AssignedModule>> LinearLayers(const WorkerOptions& options,
+                                                         const std::optional<Recipe>& recipe,
+                                                         const GivenFlags& given,
+                                                         const ModelConfig& config);
+
+// The backend's word for a recipe's choice.
+LinearFormat BackendFormat(const LinearChoice& choice);
 
 // FAILED_PRECONDITION or INVALID_ARGUMENT: one sentence why a worker cannot start with these
 // options.

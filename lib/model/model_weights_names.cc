@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "lib/base/check.h"
 
 namespace tandem {
@@ -79,6 +80,11 @@ std::string TensorNameOf(ContainerKind kind, TensorRole role, int64_t layer, int
   if (name.empty() || !row.per_layer) return name;
   return absl::StrCat(LayerPrefix(kind), layer, ".",
                       absl::StrReplaceAll(name, {{"{E}", absl::StrCat(expert)}}));
+}
+
+std::string ModulePath(TensorRole role, int64_t layer) {
+  const std::string name = TensorNameOf(ContainerKind::kSafetensors, role, layer);
+  return std::string(absl::StripSuffix(name, ".weight"));
 }
 
 const char* LabelOf(TensorRole role) { return Row(role).label; }

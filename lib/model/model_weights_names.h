@@ -48,6 +48,10 @@ enum class TensorRole {
 std::string TensorNameOf(ContainerKind kind, TensorRole role, int64_t layer = 0,
                          int64_t expert = 0);
 
+// The Hugging Face path of the module that holds the tensor, "model.layers.3.self_attn.q_a_proj":
+// its name without ".weight".
+std::string ModulePath(TensorRole role, int64_t layer = 0);
+
 // For messages and tables of people: "attn_q_a", "expert_gate".
 const char* LabelOf(TensorRole role);
 

@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/strip.h"
 #include "lib/base/status_macros.h"
 #include "lib/model/recipe_yaml.h"
 #include "lib/model/text/regex.h"
@@ -64,9 +63,10 @@ absl::Status CheckGroup(const Recipe& recipe, const AssignedModule& assigned) {
   const LinearModule& module = assigned.module;
   if (assigned.choice.group == 0 || module.inputs % assigned.choice.group == 0)
     return absl::OkStatus();
-  return RecipeError(recipe.file, std::max(assigned.rule_line, 1),
-                     absl::StrCat("groups of ", assigned.choice.group, " do not divide the ",
-                                  module.inputs, " inputs of ", module.path));
+  const std::string what = absl::StrCat("groups of ", assigned.choice.group, " do not divide the ",
+                                        module.inputs, " inputs of ", module.path);
+  if (assigned.rule_line > 0) return RecipeError(recipe.file, assigned.rule_line, what);
+  return absl::InvalidArgumentError(absl::StrCat(recipe.file, ": linear.default: ", what));
 }
 
 absl::Status Assign(const Recipe& recipe, std::vector<LiveRule>& rules, AssignedModule& to) {
@@ -119,11 +119,6 @@ absl::Status CheckRule(const Recipe& recipe, const LiveRule& live) {
 
 }  // namespace
 
-std::string ModulePath(TensorRole role, int64_t layer) {
-  const std::string name = TensorNameOf(ContainerKind::kSafetensors, role, layer);
-  return std::string(absl::StripSuffix(name, ".weight"));
-}
-
 std::vector<LinearModule> LinearModules(const ModelConfig& c) {
   std::vector<LinearModule> out;
   for (int64_t layer = 0; layer < c.num_hidden_layers; ++layer) {
@@ -163,6 +158,8 @@ std::string FormatsText(const std::vector<AssignedModule>& modules) {
     if (m.module.kind != ModuleKind::kFree) continue;
     std::string name = NameOf(m.choice.format);
     if (m.choice.group > 0) absl::StrAppend(&name, " g", m.choice.group);
+    if (m.choice.kernel != DefaultKernel(m.choice.format))
+      absl::StrAppend(&name, " by ", m.choice.kernel);
     ++counts[name];
   }
   std::vector<std::pair<std::string, int64_t>> order(counts.begin(), counts.end());

@@ -27,9 +27,6 @@ struct LinearModule {
   ModuleKind kind = ModuleKind::kFree;
 };
 
-// "model.layers.3.self_attn.q_a_proj": the tensor's Hugging Face name without ".weight".
-std::string ModulePath(TensorRole role, int64_t layer = 0);
-
 // Every linear layer of the GPU worker, in the order of the network, lm_head last. Routed experts
 // are not among them: CPU workers compute them as stored.
 std::vector<LinearModule> LinearModules(const ModelConfig& config);

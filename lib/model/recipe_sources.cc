@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "lib/base/log.h"
 #include "lib/base/status_macros.h"
 #include "lib/model/gguf_reader.h"
 
@@ -113,6 +114,20 @@ absl::StatusOr<ModelSources> ResolveSources(const Recipe& recipe, const std::str
   TANDEM_ASSIGN_OR_RETURN(sources.dense, ResolveSource(recipe, recipe.dense, "dense", model));
   TANDEM_ASSIGN_OR_RETURN(sources.experts, ResolveSource(recipe, recipe.experts, "experts", model));
   return sources;
+}
+
+absl::StatusOr<ServedModel> OpenServedModel(const std::string& recipe_path,
+                                            const std::string& model) {
+  ServedModel served;
+  served.sources = {model, model};
+  if (recipe_path.empty()) return served;
+  TANDEM_ASSIGN_OR_RETURN(served.recipe, LoadRecipe(recipe_path));
+  TANDEM_ASSIGN_OR_RETURN(served.sources, ResolveSources(*served.recipe, model));
+  base::LogInfo("recipe", {{"name", served.recipe->name},
+                           {"digest", served.recipe->digest},
+                           {"dense", served.sources.dense},
+                           {"experts", served.sources.experts}});
+  return served;
 }
 
 }  // namespace tandem

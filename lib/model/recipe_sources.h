@@ -3,6 +3,7 @@
 // of the weights tells whether they found the same.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -21,5 +22,17 @@ absl::StatusOr<std::string> ResolveSource(const Recipe& recipe, const RecipeSour
 
 // Both sources.
 absl::StatusOr<ModelSources> ResolveSources(const Recipe& recipe, const std::string& model);
+
+// What a program was told to serve by --recipe and --model.
+struct ServedModel {
+  ModelSources sources;
+  std::optional<Recipe> recipe;  // none without --recipe
+  std::string recipe_digest() const { return recipe.has_value() ? recipe->digest : ""; }
+};
+
+// Reads the recipe and resolves its sources; an empty `recipe_path` makes `model` both sources.
+// Logs what was found. Errors are those of LoadRecipe and ResolveSources.
+absl::StatusOr<ServedModel> OpenServedModel(const std::string& recipe_path,
+                                            const std::string& model);
 
 }  // namespace tandem

@@ -24,7 +24,9 @@ constexpr char kExamples[] =
     "--log-dir /tmp/logs\n"
     "  tandem up --recipe deploy/recipes/mmlu-6.yaml --model models/quiz\n"
     "  tandem up --model models/quiz --cpu-workers 2 -- tandem-eval run --suite quiz\n"
-    "Behind -- stands a command that is run with TANDEM_ADDRESS set; its exit code is tandem's.\n"
+    "Behind -- stands a command that is run with TANDEM_ADDRESS (and TANDEM_HTTP_ADDRESS, "
+    "host:port of\n"
+    "OpenAI's endpoints) set; its exit code is tandem's.\n"
     "After Ctrl-C the command has 10 s to end by itself before SIGTERM; the exit code is 130 then.";
 constexpr absl::Duration kStartInterval = absl::Milliseconds(50);
 // Ends of processes wake the launcher; this is for the case that such a wake-up was lost.
@@ -87,7 +89,11 @@ void Announce(const UpOptions& options, const LocalCluster& cluster, bool to_std
   if (options.json) {
     out << cluster.StateJson() << std::endl;
   } else {
-    out << "tandem: ready at " << cluster.address() << ", logs in " << cluster.log_dir()
+    const std::string http =
+        cluster.http_address().empty()
+            ? ""
+            : absl::StrCat(", OpenAI at http://", cluster.http_address(), "/v1");
+    out << "tandem: ready at " << cluster.address() << http << ", logs in " << cluster.log_dir()
         << std::endl;
   }
 }
@@ -118,7 +124,8 @@ int RunCommand(LocalCluster* cluster, const std::vector<std::string>& command) {
   spec.name = command[0];
   spec.argv = command;
   spec.own_group = false;
-  spec.environment = {{"TANDEM_ADDRESS", cluster->address()}};
+  spec.environment = {{"TANDEM_ADDRESS", cluster->address()},
+                      {"TANDEM_HTTP_ADDRESS", cluster->http_address()}};
   absl::StatusOr<base::ChildProcess> child = base::ChildProcess::Start(spec);
   if (!child.ok()) return base::CannotStart(kName, child.status());
   while (child->running()) {

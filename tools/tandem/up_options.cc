@@ -1,9 +1,14 @@
 #include "tools/tandem/up_options.h"
 
 #include <algorithm>
+#include <map>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "lib/base/log.h"
+#include "lib/base/status_macros.h"
+#include "lib/model/recipe_sources.h"
 
 namespace tandem::launcher {
 namespace {
@@ -22,6 +27,9 @@ void Pass(const std::string& flag, const std::string& value, std::vector<std::st
 
 void AddUpOptions(CLI::App& app, UpOptions* o) {
   app.add_option("--model", o->model, "Model folder or GGUF file")->required();
+  app.add_option("--recipe", o->recipe,
+                 "Recipe of the cluster (deploy/recipes); --model is its ${model}, other flags win "
+                 "over it");
   app.add_option("--cpu-workers", o->cpu_workers, "CPU workers, which hold the experts")
       ->capture_default_str()
       ->check(CLI::Range(0, 64));
@@ -34,6 +42,9 @@ void AddUpOptions(CLI::App& app, UpOptions* o) {
       ->capture_default_str()
       ->check(CLI::Range(0, 1024));
   app.add_option("--listen", o->listen, "Address for users; port 0 takes any free one")
+      ->capture_default_str();
+  app.add_option("--http-listen", o->http_listen,
+                 "Address of OpenAI's endpoints; port 0 takes any free one, empty: none")
       ->capture_default_str();
   app.add_option("--wait-ready-seconds", o->wait_ready_seconds,
                  "Give up when the cluster is not ready by then")
@@ -50,7 +61,9 @@ void AddUpOptions(CLI::App& app, UpOptions* o) {
   AddText(app, "--backend", &o->backend, "GPU worker: host or cuda");
   AddText(app, "--precision", &o->precision, "GPU worker: bf16 or f32");
   AddText(app, "--attention", &o->attention, "GPU worker: flash or reference");
-  AddText(app, "--linear", &o->linear, "GPU worker: native, onednn or stored");
+  AddText(app, "--linear", &o->linear,
+          "GPU worker: native, onednn, stored, fp8, marlin8 or marlin4");
+  AddText(app, "--marlin-group", &o->marlin_group, "GPU worker: 128 or 64");
   AddText(app, "--routing", &o->routing, "Workers: how old GGUF files are read, assume or as-file");
   AddText(app, "--kv-tokens", &o->kv_tokens, "GPU worker: tokens the KV cache holds");
   AddText(app, "--rows-max", &o->rows_max, "GPU worker: rows of one step");
@@ -70,6 +83,34 @@ void AddUpOptions(CLI::App& app, UpOptions* o) {
           "CPU workers: most bytes of experts each");
 }
 
+absl::Status ApplyRecipe(const CLI::App& app, UpOptions* o) {
+  TANDEM_ASSIGN_OR_RETURN(const ServedModel served, OpenServedModel(o->recipe, o->model));
+  if (!served.recipe.has_value()) return absl::OkStatus();
+  const std::map<std::string, int*> numbers = {{"cpu_workers", &o->cpu_workers},
+                                               {"cpu_threads", &o->cpu_threads},
+                                               {"gpu_threads", &o->gpu_threads}};
+  const std::map<std::string, std::string*> texts = {
+      {"replicas", &o->replicas},           {"kv_tokens", &o->kv_tokens},
+      {"rows_max", &o->rows_max},           {"prefill_chunk", &o->prefill_chunk},
+      {"sequences_max", &o->sequences_max}, {"context_tokens", &o->context_tokens}};
+  for (const auto& [key, value] : served.recipe->cluster) {
+    const std::string flag = absl::StrCat("--", absl::StrReplaceAll(key, {{"_", "-"}}));
+    const auto number = numbers.find(key);
+    std::string* text = number == numbers.end() ? texts.at(key) : nullptr;
+    const std::string now = text != nullptr ? *text : absl::StrCat(*number->second);
+    if (app.count(flag) > 0) {
+      if (now != absl::StrCat(value))
+        base::LogWarning("flag_wins_over_recipe",
+                         {{"flag", flag}, {"value", now}, {"recipe", value}});
+    } else if (text != nullptr) {
+      *text = absl::StrCat(value);
+    } else {
+      *number->second = static_cast<int>(value);
+    }
+  }
+  return absl::OkStatus();
+}
+
 std::vector<std::string> CoordinatorArgs(const UpOptions& o, const Addresses& own) {
   std::vector<std::string> args = {"--model",
                                    o.model,
@@ -78,7 +119,9 @@ std::vector<std::string> CoordinatorArgs(const UpOptions& o, const Addresses& ow
                                    "--admin-listen",
                                    own.admin,
                                    "--expect-cpu-workers",
-                                   absl::StrCat(o.cpu_workers)};
+                                   absl::StrCat(o.cpu_workers),
+                                   absl::StrCat("--http-listen=", own.http)};
+  Pass("--recipe", o.recipe, &args);
   Pass("--replicas", o.replicas, &args);
   Pass("--replace-after-seconds", o.replace_after_seconds, &args);
   Pass("--prefill-chunk", o.prefill_chunk, &args);
@@ -95,11 +138,13 @@ std::vector<std::string> GpuWorkerArgs(const UpOptions& o, const std::string& co
                                        const Addresses& own) {
   std::vector<std::string> args = {"--model",  o.model,    "--coordinator",  coordinator,
                                    "--listen", own.listen, "--admin-listen", own.admin};
+  Pass("--recipe", o.recipe, &args);
   if (o.gpu_threads > 0) Pass("--threads", absl::StrCat(o.gpu_threads), &args);
   Pass("--backend", o.backend, &args);
   Pass("--precision", o.precision, &args);
   Pass("--attention", o.attention, &args);
   Pass("--linear", o.linear, &args);
+  Pass("--marlin-group", o.marlin_group, &args);
   Pass("--routing", o.routing, &args);
   Pass("--kv-tokens", o.kv_tokens, &args);
   Pass("--rows-max", o.rows_max, &args);
@@ -115,6 +160,7 @@ std::vector<std::string> CpuWorkerArgs(const UpOptions& o, const std::string& co
   std::vector<std::string> args = {
       "--model",  o.model,          "--coordinator", coordinator, "--listen",
       own.listen, "--admin-listen", own.admin,       "--threads", absl::StrCat(threads)};
+  Pass("--recipe", o.recipe, &args);
   Pass("--routing", o.routing, &args);
   Pass("--memory-limit", o.cpu_memory_limit, &args);
   return args;

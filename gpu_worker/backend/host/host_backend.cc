@@ -52,8 +52,7 @@ class HostBackend : public Backend {
   }
 
   absl::Status Load(const ModelWeights& weights) {
-    TANDEM_ASSIGN_OR_RETURN(weights_, LoadHostWeights(weights, options_.precision,
-                                                      options_.attention, options_.linear, pool_));
+    TANDEM_ASSIGN_OR_RETURN(weights_, LoadHostWeights(weights, options_, pool_));
     return absl::OkStatus();
   }
 
@@ -291,9 +290,12 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeHostBackend(const ModelWeights& wei
         absl::StrCat("kv pages, rows and threads must be positive, found ", options.kv_pages, ", ",
                      options.rows_max, ", ", options.threads));
   }
-  if (options.linear.kernel != LinearKernel::kNative && options.precision != Precision::kBf16) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "linear layers in format ", NameOf(options.linear), " need precision bf16, found f32"));
+  std::vector<LinearFormat> formats = {options.linear};
+  for (const auto& [module, format] : options.linear_of) formats.push_back(format);
+  for (const LinearFormat& format : formats) {
+    if (format.kernel == LinearKernel::kNative || options.precision == Precision::kBf16) continue;
+    return absl::InvalidArgumentError(absl::StrCat("linear layers in format ", NameOf(format),
+                                                   " need precision bf16, found f32"));
   }
   auto backend = std::make_unique<HostBackend>(weights, options);
   TANDEM_RETURN_IF_ERROR(backend->Load(weights));

@@ -6,7 +6,9 @@
 // rounded below f32.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -23,6 +25,14 @@ struct HostBackendOptions {
   int64_t rows_max = 512;
   int threads = 1;
   LinearFormat linear;  // of every linear layer but the router; needs bf16 unless native
+  // Of single layers, by Hugging Face module path ("model.layers.3.self_attn.q_a_proj"); others
+  // have `linear`.
+  std::map<std::string, LinearFormat> linear_of;
+
+  LinearFormat FormatOf(const std::string& module) const {
+    const auto found = linear_of.find(module);
+    return found == linear_of.end() ? linear : found->second;
+  }
 };
 
 // Converts the weights of all layers but the routed experts; `weights` is not needed afterwards.

@@ -37,11 +37,11 @@ struct HostWeights {
   const HostLinear& head() const { return lm_head.empty() ? embedding : lm_head; }
 };
 
-// Every linear layer gets the format `linear` but the embedding (also where it is a native or
-// oneDNN head), the projections of single heads and the router. Logs one line per layer. Errors are
-// those of HostLinear::Create.
-absl::StatusOr<HostWeights> LoadHostWeights(const ModelWeights& weights, Precision precision,
-                                            AttentionKernel attention, LinearFormat linear,
+// Every linear layer gets the format that `options` have for it, but the embedding (also where it
+// is a native or oneDNN head), the projections of single heads and the router. Logs one line per
+// layer. Errors are those of HostLinear::Create.
+absl::StatusOr<HostWeights> LoadHostWeights(const ModelWeights& weights,
+                                            const HostBackendOptions& options,
                                             base::ThreadPool& pool);
 
 }  // namespace tandem::gpu_worker
