@@ -34,7 +34,7 @@ GoldenModel LoadGolden(const std::string& name);
 struct HarnessOptions {
   Precision precision = Precision::kF32;
   AttentionKernel attention = AttentionKernel::kFlash;
-  LinearKernel linear = LinearKernel::kNative;
+  LinearFormat linear;
   int threads = 1;
   int workers = 1;
   int replicas = 1;

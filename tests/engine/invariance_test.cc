@@ -19,7 +19,7 @@ struct Setting {
   const char* name;
   Precision precision;
   AttentionKernel attention;
-  LinearKernel linear = LinearKernel::kNative;
+  LinearFormat linear;
 };
 
 class InvarianceTest : public testing::TestWithParam<Setting> {
@@ -29,7 +29,7 @@ class InvarianceTest : public testing::TestWithParam<Setting> {
   }
 
   void SetUp() override {
-    if (GetParam().linear == LinearKernel::kOneDnn && !kernels::OneDnnLinear::Available()) {
+    if (GetParam().linear.kernel == LinearKernel::kOneDnn && !kernels::OneDnnLinear::Available()) {
       GTEST_SKIP() << "oneDNN has no bf16 matmul on this processor";
     }
   }
@@ -154,6 +154,10 @@ INSTANTIATE_TEST_SUITE_P(
         Setting{"Bf16Reference", Precision::kBf16, AttentionKernel::kReference},
         Setting{"Bf16OneDnn", Precision::kBf16, AttentionKernel::kFlash, LinearKernel::kOneDnn},
         Setting{"Bf16Stored", Precision::kBf16, AttentionKernel::kFlash, LinearKernel::kStored},
+        Setting{"Bf16Fp8", Precision::kBf16, AttentionKernel::kFlash, LinearKernel::kFp8},
+        Setting{
+            "Bf16Marlin8", Precision::kBf16, AttentionKernel::kFlash, {LinearKernel::kMarlin8, 64}},
+        Setting{"Bf16Marlin4", Precision::kBf16, AttentionKernel::kFlash, LinearKernel::kMarlin4},
         Setting{"F32Flash", Precision::kF32, AttentionKernel::kFlash}),
     [](const auto& info) { return info.param.name; });
 
