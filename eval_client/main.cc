@@ -32,32 +32,58 @@ constexpr char kReportExamples[] =
     "  tandem-eval report runs/q4 --against runs/bf16";
 
 void AddSuiteOptions(CLI::App& app, RunOptions& options) {
-  app.add_option("--suite", options.suite, "mmlu or quiz")
+  app.add_option("--suite", options.suites, "One or more of the suites, separated by commas")
       ->capture_default_str()
-      ->check(CLI::IsMember({"mmlu", "quiz"}));
+      ->delimiter(',')
+      ->check(CLI::IsMember(SuiteNames()));
   // Not from the environment: TANDEM_DATA there means the folder of test data.
-  app.add_option("--data", options.data,
-                 "mmlu: folder of the official *_test.csv files; quiz: a JSON Lines file "
-                 "(default models/quiz/quiz_test.jsonl)")
+  app.add_option("--data", options.suite.data,
+                 "The suite's data, or a folder that holds a folder of each suite "
+                 "(quiz: default models/quiz/quiz_test.jsonl)")
       ->configurable(false);
-  app.add_option("--limit", options.limit, "Only the first so many questions (mmlu: 1000 if unset)")
+  app.add_option("--limit", options.suite.limit, "Only the first so many questions of a suite")
       ->check(CLI::PositiveNumber);
+  app.add_option("--shots", options.suite.shots, "Solved examples in front of each question")
+      ->check(CLI::Range(0, 64));
+  app.add_option("--samples", options.suite.samples, "Answers per question, for pass@k")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000));
+  app.add_option("--variant", options.suite.variant, "Which published way of asking a suite");
+}
+
+void AddEndpointOptions(CLI::App& app, RunOptions& options) {
+  // `tandem up` tells the command it runs where the cluster is.
+  if (const char* address = std::getenv("TANDEM_ADDRESS")) options.endpoint.address = address;
+  app.add_option("--endpoint", options.endpoint.address,
+                 "Coordinator, host:port (default: TANDEM_ADDRESS, which `tandem up` sets), or the "
+                 "URL of an OpenAI-compatible server, http://host:port/v1")
+      ->capture_default_str();
+  app.add_option("--model-name", options.endpoint.model,
+                 "Model to ask an OpenAI server for (default: the first it lists)");
+  app.add_option("--requests-per-minute", options.endpoint.requests_per_minute,
+                 "Never more than that to an OpenAI server; 0: no limit")
+      ->check(CLI::Range(0.0, 1e6));
+  if (const char* key = std::getenv("OPENAI_API_KEY")) options.endpoint.api_key = key;
+  app.add_flag("!--no-letters", options.letters,
+               "Do not ask for the log probabilities of the letters");
 }
 
 void AddAskingOptions(CLI::App& app, RunOptions& options) {
-  // `tandem up` tells the command it runs where the cluster is.
-  if (const char* address = std::getenv("TANDEM_ADDRESS")) options.endpoint = address;
-  app.add_option("--endpoint", options.endpoint,
-                 "Coordinator, host:port (default: TANDEM_ADDRESS, which `tandem up` sets)")
-      ->capture_default_str();
   app.add_option("--concurrency", options.concurrency, "Questions in flight")
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));
-  app.add_option("--max-tokens", options.max_tokens, "Most tokens per answer")
-      ->capture_default_str()
+  app.add_option_function<uint32_t>(
+         "--max-tokens",
+         [&options](uint32_t value) { options.max_tokens = options.suite.max_tokens = value; },
+         "Most tokens per answer (default: the suite's, or 16)")
       ->check(CLI::Range(1, 1 << 20));
-  app.add_option("--temperature", options.temperature, "0 is greedy")
-      ->capture_default_str()
+  app.add_option_function<float>(
+         "--temperature",
+         [&options](float value) {
+           options.temperature = value;
+           options.suite.temperature = value;
+         },
+         "0 is greedy (default: the suite's, or 0.6)")
       ->check(CLI::Range(0.0, 2.0));
   app.add_option("--seed", options.seed, "Seed of the run; each question derives its own")
       ->capture_default_str();
@@ -84,13 +110,14 @@ int RunMain(int argc, char** argv, const std::string& command_line) {
   CLI::App app("Asks a served model the questions of a suite and prints a table.",
                "tandem-eval run");
   AddSuiteOptions(app, options);
+  AddEndpointOptions(app, options);
   AddAskingOptions(app, options);
   AddResultOptions(app, options);
   base::AddStandardOptions(app, kRunExamples);
   const int code = base::ParseOrExitCode(app, argc, argv);
   if (code >= 0) return code;
   base::InstallStopSignals();
-  return RunSuite(options, command_line);
+  return RunSuites(options, command_line);
 }
 
 int ReportMain(int argc, char** argv) {

@@ -1,8 +1,12 @@
-// `tandem-eval run` behind its flags: load a suite, wait for the model, ask, record, report.
+// `tandem-eval run` behind its flags: load suites, wait for the model, ask, record, report.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <vector>
+
+#include "eval_client/client/endpoint.h"
+#include "eval_client/suites/suite.h"
 
 namespace tandem::eval {
 
@@ -12,15 +16,16 @@ inline constexpr int kExitBelowThreshold = 5;  // the score is below --fail-unde
 inline constexpr int kExitInterrupted = 130;   // SIGINT or SIGTERM; --resume goes on
 
 struct RunOptions {
-  std::string suite = "quiz";
-  std::string data;  // empty: the suite's default
-  std::string endpoint = "127.0.0.1:50051";
+  std::vector<std::string> suites = {"quiz"};
+  // Of every suite; `name` is filled in from `suites`. `data` empty: the suite's default.
+  SuiteOptions suite;
+  EndpointOptions endpoint = {.address = "127.0.0.1:50051"};
   int concurrency = 8;
-  uint32_t max_tokens = 16;
-  float temperature = 0.6f;
+  uint32_t max_tokens = 16;  // where neither the suite nor its options say
+  float temperature = 0.6f;  // likewise
   uint64_t seed = 0;
-  int limit = 0;    // 0: as many as the suite asks by default
-  std::string out;  // empty: eval_runs/<suite>-<time>
+  bool letters = true;
+  std::string out;  // empty: eval_runs/<suite>-<time>; of several suites: each has a folder in it
   bool resume = false;
   bool json = false;
   double fail_under_percent = 0.0;
@@ -28,9 +33,14 @@ struct RunOptions {
   double question_timeout_s = 120.0;
 };
 
-// Prints the result on stdout and everything else on stderr. Returns the exit code. `command_line`
-// goes into the manifest.
-int RunSuite(const RunOptions& options, const std::string& command_line);
+// Where a run of `suite` keeps its journal: `out`, or a folder in it when several are run.
+std::string SuiteFolder(const std::string& out, const std::string& suite, bool several);
+
+// Runs the suites one after another. Prints results on stdout and everything else on stderr.
+// Returns the exit code: the first that is not 0, after running what can still be run.
+// `command_line` goes into the manifest. With --resume of several suites, one that has no folder
+// yet is started.
+int RunSuites(const RunOptions& options, const std::string& command_line);
 
 struct ReportOptions {
   std::string folder;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -23,6 +24,12 @@ struct Answer {
   uint64_t total_us = 0;
   absl::Duration wall;  // as the client measured it, retries and their waits included
   int attempts = 0;
+  // Where letters were asked for and the server could tell: natural-log probability of each as the
+  // first token of the answer, A first. Empty otherwise.
+  std::vector<float> letter_logprobs = {};
+  // A program's answer that was run: "passed", "failed: ...". Empty otherwise.
+  std::string verdict = {};
+  absl::Duration retry_after = {};  // of a refusal: how long the server wants to be left alone
 };
 
 }  // namespace tandem::eval

@@ -2,11 +2,15 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <map>
 #include <set>
+#include <string>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
-#include "lib/base/clock.h"
+#include "eval_client/client/retry.h"
 #include "proto/inference.grpc.pb.h"
 
 namespace tandem::eval {
@@ -30,7 +34,8 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& endpoint) {
 }
 
 inference::v1::GenerateRequest MakeRequest(const std::string& request_id, const std::string& prompt,
-                                           uint64_t seed, const AskOptions& options) {
+                                           uint64_t seed, const AskOptions& options,
+                                           const std::vector<uint32_t>& letter_ids) {
   inference::v1::GenerateRequest request;
   request.set_request_id(request_id);
   if (options.continue_text) {
@@ -43,6 +48,7 @@ inference::v1::GenerateRequest MakeRequest(const std::string& request_id, const 
   for (const std::string& stop : options.stop) request.add_stop(stop);
   request.mutable_sampling()->set_temperature(options.temperature);
   request.mutable_sampling()->set_seed(seed);
+  for (const uint32_t id : letter_ids) request.mutable_sampling()->add_logprob_token_ids(id);
   request.set_max_tokens(options.max_tokens);
   return request;
 }
@@ -60,6 +66,12 @@ Finish FinishOf(inference::v1::FinishReason reason) {
 
 void AddChunk(const inference::v1::GenerateChunk& chunk, Answer* answer) {
   answer->text += chunk.text();
+  // Of the first token alone: letters later in an answer are words of a sentence.
+  if (answer->letter_logprobs.empty() && chunk.tokens_size() > 0) {
+    for (const auto& letter : chunk.tokens(0).logprobs().listed()) {
+      answer->letter_logprobs.push_back(letter.logprob());
+    }
+  }
   if (chunk.finish_reason() == inference::v1::FINISH_REASON_UNSPECIFIED) return;
   answer->finish = FinishOf(chunk.finish_reason());
   answer->prompt_tokens = chunk.prompt_tokens();
@@ -107,6 +119,32 @@ struct GrpcClient::Impl {
     return answer;
   }
 
+  // The token of each of the first `letters` letters as the next word of a chat's answer or behind
+  // text; empty when a letter is not one token or the server cannot be asked.
+  std::vector<uint32_t> LetterIds(int letters, bool behind_text, absl::Time deadline) {
+    if (letters == 0) return {};
+    const std::string key = absl::StrCat(letters, behind_text ? " text" : " chat");
+    {
+      absl::MutexLock lock(&mutex);
+      if (const auto known = letter_ids.find(key); known != letter_ids.end()) return known->second;
+    }
+    std::vector<uint32_t> ids;
+    for (int i = 0; i < letters; ++i) {
+      inference::v1::TokenizeRequest request;
+      request.set_text(std::string(behind_text ? " " : "") + static_cast<char>('A' + i));
+      inference::v1::TokenizeResponse response;
+      grpc::ClientContext context;
+      context.set_deadline(absl::ToChronoTime(deadline));
+      Running running_call(this, &context);
+      // Not remembered: the server may be back for the next question.
+      if (!stub->Tokenize(&context, request, &response).ok()) return {};
+      if (response.ids_size() == 1) ids.push_back(response.ids(0));
+    }
+    if (ids.size() != static_cast<size_t>(letters)) ids.clear();
+    absl::MutexLock lock(&mutex);
+    return letter_ids[key] = ids;
+  }
+
   // True when the wait was cut short by CancelAll.
   bool SleepUnlessCancelled(absl::Duration wait) {
     absl::MutexLock lock(&mutex);
@@ -116,6 +154,7 @@ struct GrpcClient::Impl {
   std::unique_ptr<inference::v1::Inference::Stub> stub;
   absl::Mutex mutex;
   std::set<grpc::ClientContext*> running ABSL_GUARDED_BY(mutex);
+  std::map<std::string, std::vector<uint32_t>> letter_ids ABSL_GUARDED_BY(mutex);
   bool cancelled ABSL_GUARDED_BY(mutex) = false;
 };
 
@@ -135,26 +174,15 @@ absl::StatusOr<inference::v1::ModelInfo> GrpcClient::GetModelInfo(absl::Duration
 
 Answer GrpcClient::Ask(const std::string& request_id, const std::string& prompt, uint64_t seed,
                        const AskOptions& options) {
-  const auto request = MakeRequest(request_id, prompt, seed, options);
-  const absl::Duration started = base::RealClock().Monotonic();
-  const absl::Time deadline = absl::Now() + options.timeout;
-  Answer answer;
-  for (int attempt = 1;; ++attempt) {
-    answer = impl_->AskOnce(request, deadline);
-    answer.attempts = attempt;
-    if (!IsRetryable(answer.status) || attempt >= options.retry.attempts_max) break;
-    const absl::Duration wait = BackoffWait(options.retry, attempt, seed);
-    if (absl::Now() + wait >= deadline) break;
-    if (impl_->SleepUnlessCancelled(wait)) {
-      answer.status = absl::CancelledError("stopped between attempts");
-      break;
-    }
-  }
-  if (!answer.status.ok()) {
-    answer = Answer{.status = answer.status, .text = "", .wall = {}, .attempts = answer.attempts};
-  }
-  answer.wall = base::RealClock().Monotonic() - started;
-  return answer;
+  const auto once = [&](absl::Time deadline) {
+    // Within the attempt, so that a server that was away when first asked still tells its letters.
+    const auto letters = impl_->LetterIds(options.letters, options.continue_text, deadline);
+    return impl_->AskOnce(MakeRequest(request_id, prompt, seed, options, letters), deadline);
+  };
+  return AskWithRetries(options, seed,
+                        {.once = once, .sleep_unless_cancelled = [this](absl::Duration wait) {
+                           return impl_->SleepUnlessCancelled(wait);
+                         }});
 }
 
 void GrpcClient::CancelAll() {

@@ -3,25 +3,14 @@
 
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "eval_client/client/answer.h"
-#include "eval_client/client/backoff.h"
+#include "eval_client/client/ask_options.h"
 #include "proto/inference.pb.h"
 
 namespace tandem::eval {
-
-// How one question is asked.
-struct AskOptions {
-  float temperature = 0.6f;
-  uint32_t max_tokens = 16;
-  bool continue_text = false;     // the prompt is text to continue, not a chat message
-  std::vector<std::string> stop;  // strings that end the answer and are left out of it
-  absl::Duration timeout = absl::Seconds(120);  // per question, all its attempts together
-  RetryPolicy retry;
-};
 
 class GrpcClient {
  public:
@@ -34,7 +23,9 @@ class GrpcClient {
 
   // Sends `prompt`, as the one user message of a chat or as text to continue, and waits for the
   // whole answer, trying again as `options.retry` says. The text of a broken attempt is dropped:
-  // the seed makes the next one give the same. Thread-safe.
+  // the seed makes the next one give the same. Letters are those the model's vocabulary has as one
+  // token each (" A" behind text, "A" in a chat); otherwise there are no letter_logprobs.
+  // Thread-safe.
   Answer Ask(const std::string& request_id, const std::string& prompt, uint64_t seed,
              const AskOptions& options);
 

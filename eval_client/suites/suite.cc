@@ -27,6 +27,8 @@ std::string BeyondThePrompt(const Question& question) {
 
 }  // namespace
 
+std::vector<std::string> SuiteNames() { return {"mmlu", "quiz"}; }
+
 absl::StatusOr<std::unique_ptr<Suite>> LoadSuite(const SuiteOptions& options) {
   if (options.name == "mmlu") {
     return LoadMmlu(options.data, options.limit > 0 ? options.limit : kMmluQuestionsDefault);

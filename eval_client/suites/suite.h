@@ -42,6 +42,9 @@ struct SuiteOptions {
   std::optional<float> temperature = {};  // unset: the suite's
 };
 
+// What `name` may be.
+std::vector<std::string> SuiteNames();
+
 // INVALID_ARGUMENT or NOT_FOUND says what was expected of the options or the data and what was
 // found.
 absl::StatusOr<std::unique_ptr<Suite>> LoadSuite(const SuiteOptions& options);
