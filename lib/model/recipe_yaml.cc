@@ -22,7 +22,7 @@ bool Prints(const std::string& text) {
 const char* KindOf(const YAML::Node& node) {
   if (node.IsMap()) return "a mapping";
   if (node.IsSequence()) return "a list";
-  return node.IsScalar() ? "a word" : "nothing";
+  return node.IsScalar() && !node.Scalar().empty() ? "a word" : "nothing";
 }
 
 }  // namespace
