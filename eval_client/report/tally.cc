@@ -1,5 +1,6 @@
 #include "eval_client/report/tally.h"
 
+#include <algorithm>
 #include <unordered_map>
 
 namespace tandem::eval {
@@ -28,14 +29,43 @@ void Counts::Add(Outcome outcome) {
   }
 }
 
+namespace {
+
+// The letter with the highest log probability, the first one on a tie.
+std::optional<std::string> LikeliestLetter(const std::vector<float>& logprobs) {
+  if (logprobs.empty()) return std::nullopt;
+  const auto best = std::max_element(logprobs.begin(), logprobs.end());
+  return std::string(1, static_cast<char>('A' + (best - logprobs.begin())));
+}
+
+Outcome JudgeRun(const Record& record) {
+  if (record.verdict == kVerdictPassed) return Outcome::kCorrect;
+  return record.answer.finish == Finish::kLength ? Outcome::kTruncated : Outcome::kWrong;
+}
+
+}  // namespace
+
 Outcome Judge(const Record& record, AnswerParser parser) {
   if (!record.answer.status.ok()) return Outcome::kFailed;
+  if (record.kind == AnswerKind::kCode) return JudgeRun(record);
+  if (parser == AnswerParser::kLogprob) {
+    const auto letter = LikeliestLetter(record.letter_logprobs);
+    if (!letter) return Outcome::kUnparsed;
+    return *letter == record.gold ? Outcome::kCorrect : Outcome::kWrong;
+  }
   const auto answer = ParseAnswer(parser, record.answer.text, record.letters);
-  const bool right =
-      record.kind == AnswerKind::kCode ? record.verdict == kVerdictPassed : answer == record.gold;
-  if (right) return Outcome::kCorrect;
+  if (answer && IsRight(parser, *answer, record.gold)) return Outcome::kCorrect;
   if (record.answer.finish == Finish::kLength) return Outcome::kTruncated;
-  return answer || record.kind == AnswerKind::kCode ? Outcome::kWrong : Outcome::kUnparsed;
+  return answer ? Outcome::kWrong : Outcome::kUnparsed;
+}
+
+std::vector<AnswerParser> ParsersFor(const std::vector<Record>& records) {
+  std::vector<AnswerParser> parsers;
+  if (!records.empty()) parsers = ParsersFor(records.front().kind);
+  const bool scored = std::any_of(records.begin(), records.end(),
+                                  [](const Record& r) { return !r.letter_logprobs.empty(); });
+  if (scored) parsers.insert(parsers.begin(), AnswerParser::kLogprob);
+  return parsers;
 }
 
 std::vector<Record> LatestRecords(const std::vector<Record>& records) {

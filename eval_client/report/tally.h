@@ -35,6 +35,9 @@ struct Tally {
 // From the record alone, so that a stored run can be judged again.
 Outcome Judge(const Record& record, AnswerParser parser);
 
+// The parsers that can read these records, which are of one suite.
+std::vector<AnswerParser> ParsersFor(const std::vector<Record>& records);
+
 // The last record of each id, in order of first appearance: a question asked again after it failed
 // counts once.
 std::vector<Record> LatestRecords(const std::vector<Record>& records);

@@ -1,7 +1,8 @@
 #include "eval_client/suites/answer_parser.h"
 
-#include "absl/strings/ascii.h"
-#include "lib/base/text.h"
+#include "eval_client/suites/letter_patterns.h"
+#include "eval_client/suites/number_answer.h"
+#include "eval_client/suites/python_text.h"
 
 namespace tandem::eval {
 namespace {
@@ -26,13 +27,26 @@ std::string ParserName(AnswerParser parser) {
       return "first_char";
     case AnswerParser::kLastChar:
       return "last_char";
+    case AnswerParser::kPatterns:
+      return "patterns";
     case AnswerParser::kStrict:
       return "strict";
+    case AnswerParser::kLogprob:
+      return "logprob";
+    case AnswerParser::kAnswerPhrase:
+      return "answer_phrase";
+    case AnswerParser::kHashes:
+      return "hashes";
+    case AnswerParser::kLastNumber:
+      return "last_number";
+    case AnswerParser::kRun:
+      return "run";
   }
   return "unknown";
 }
 
 std::optional<AnswerParser> ParserNamed(const std::string& name) {
+  if (name == ParserName(AnswerParser::kLogprob)) return AnswerParser::kLogprob;
   for (AnswerKind kind : {AnswerKind::kLetter, AnswerKind::kNumber, AnswerKind::kCode}) {
     for (AnswerParser parser : ParsersFor(kind)) {
       if (ParserName(parser) == name) return parser;
@@ -43,26 +57,59 @@ std::optional<AnswerParser> ParserNamed(const std::string& name) {
 
 const std::vector<AnswerParser>& ParsersFor(AnswerKind kind) {
   static const std::vector<AnswerParser> letter = {AnswerParser::kLastChar,
-                                                   AnswerParser::kFirstChar, AnswerParser::kStrict};
-  static const std::vector<AnswerParser> none;
-  return kind == AnswerKind::kLetter ? letter : none;
+                                                   AnswerParser::kFirstChar,
+                                                   AnswerParser::kPatterns, AnswerParser::kStrict};
+  static const std::vector<AnswerParser> number = {
+      AnswerParser::kAnswerPhrase, AnswerParser::kHashes, AnswerParser::kLastNumber};
+  static const std::vector<AnswerParser> code = {AnswerParser::kRun};
+  switch (kind) {
+    case AnswerKind::kLetter:
+      return letter;
+    case AnswerKind::kNumber:
+      return number;
+    case AnswerKind::kCode:
+      return code;
+  }
+  return letter;
 }
 
 Parsed ParseAnswer(AnswerParser parser, std::string_view text, int letters) {
   // Once both ends are stripped, the first line starts with the first character and the last one
   // ends with the last. A byte stands for its character: the bytes of other characters are never
   // letters in UTF-8.
-  text = base::ToStd(absl::StripAsciiWhitespace(base::ToAbsl(text)));
-  if (text.empty()) return std::nullopt;
+  const std::string_view bare = PythonStrip(text);
   switch (parser) {
     case AnswerParser::kFirstChar:
-      return LetterOrNothing(text.front(), letters);
+      return bare.empty() ? std::nullopt : LetterOrNothing(bare.front(), letters);
     case AnswerParser::kLastChar:
-      return LetterOrNothing(text.back(), letters);
+      return bare.empty() ? std::nullopt : LetterOrNothing(bare.back(), letters);
+    case AnswerParser::kPatterns:
+      return letters > 0 ? LetterByPatterns(bare, letters) : std::nullopt;
     case AnswerParser::kStrict:
-      return OnlyLetter(text, letters);
+      return OnlyLetter(bare, letters);
+    case AnswerParser::kAnswerPhrase:
+      return NumberAfterPhrase(bare);
+    case AnswerParser::kHashes:
+      return NumberAfterHashes(text);
+    case AnswerParser::kLastNumber:
+      return LastNumber(text);
+    case AnswerParser::kLogprob:
+    case AnswerParser::kRun:
+      return std::nullopt;
   }
   return std::nullopt;
+}
+
+bool IsRight(AnswerParser parser, const std::string& parsed, const std::string& gold) {
+  switch (parser) {
+    case AnswerParser::kAnswerPhrase:
+      return SameNumberWithTolerance(parsed, gold);
+    case AnswerParser::kHashes:
+    case AnswerParser::kLastNumber:
+      return SameNumberText(parsed, gold);
+    default:
+      return parsed == gold;
+  }
 }
 
 }  // namespace tandem::eval

@@ -45,7 +45,7 @@ TEST(AnswerParser, ReadsAsEachRuleDoes) {
 }
 
 TEST(AnswerParser, NamesAreDistinct) {
-  EXPECT_EQ(AllParsers().size(), 3u);
+  EXPECT_EQ(AllParsers().size(), 4u);
   EXPECT_EQ(ParserName(AnswerParser::kFirstChar), "first_char");
   EXPECT_EQ(ParserName(AnswerParser::kLastChar), "last_char");
   EXPECT_EQ(ParserName(AnswerParser::kStrict), "strict");
