@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "coordinator/api/http_front.h"
 #include "coordinator/api/inference_service.h"
 #include "coordinator/api/membership_service.h"
 #include "coordinator/membership/registry.h"
@@ -12,6 +13,7 @@
 #include "coordinator/step/step_loop.h"
 #include "lib/base/log.h"
 #include "lib/base/program.h"
+#include "lib/model/recipe_sources.h"
 #include "lib/rpc/admin_server.h"
 #include "lib/rpc/grpc_server.h"
 
@@ -24,11 +26,14 @@ constexpr char kExamples[] =
     "  tandem-coordinator --model DeepSeek-V3.gguf --listen 0.0.0.0:50051 --admin-listen "
     "0.0.0.0:9090\n"
     "      --expect-cpu-workers 8 --replicas 2 --replace-after-seconds 60";
+// What is computed may still have to be sent when the last request has ended.
+constexpr absl::Duration kLastWordsMax = absl::Seconds(1);
 // How often leases are looked at; at most, see TickInterval.
 constexpr absl::Duration kTickIntervalMax = absl::Milliseconds(500);
 
 struct Options {
   std::string model;
+  std::string recipe;
   std::string listen = "127.0.0.1:50051";
   std::string admin_listen = "127.0.0.1:0";
   uint32_t expect_cpu_workers = 1;
@@ -43,12 +48,15 @@ struct Options {
   double step_timeout_seconds = 120;
   double ready_wait_seconds = 30;
   double drain_seconds = 30;
+  HttpFrontOptions http;
 };
 
 void AddOptions(CLI::App& app, Options* o) {
   app.add_option("--model", o->model,
                  "Model folder (config and tokenizer are read, no weights) or GGUF file")
       ->required();
+  app.add_option("--recipe", o->recipe,
+                 "Recipe of the cluster, the same as the workers'; --model is its ${model}");
   app.add_option("--listen", o->listen, "Address for users and workers")->capture_default_str();
   app.add_option("--admin-listen", o->admin_listen, "Address of /metrics, /healthz, /readyz")
       ->capture_default_str();
@@ -95,6 +103,7 @@ void AddOptions(CLI::App& app, Options* o) {
                  "How long running requests may take after SIGTERM")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 86400.0));
+  AddHttpOptions(app, &o->http);
 }
 
 RegistryOptions RegistryOptionsOf(const Options& o) {
@@ -188,13 +197,16 @@ int Main(int argc, char** argv) {
   if (const int code = base::ParseOrExitCode(app, argc, argv); code >= 0) return code;
   base::InstallStopSignals();
 
-  absl::StatusOr<std::unique_ptr<TextModel>> model = TextModel::Load(options.model);
+  const absl::StatusOr<ServedModel> served = OpenServedModel(options.recipe, options.model);
+  if (!served.ok()) return base::CannotStart(kProgram, served.status());
+  absl::StatusOr<std::unique_ptr<TextModel>> model = TextModel::Load(served->sources);
   if (!model.ok()) return base::CannotStart(kProgram, model.status());
   telemetry::Metrics metrics;
   CoordinatorMetrics counters(&metrics);
   ClusterGauges gauges(&metrics);
   std::atomic<StepLoop*> to_wake = nullptr;  // the registry is there first, and is heard of later
   RegistryOptions registry_options = RegistryOptionsOf(options);
+  registry_options.recipe_digest = served->recipe_digest();
   registry_options.on_change = [&to_wake] {
     if (StepLoop* loop = to_wake; loop != nullptr) loop->Wake();
   };
@@ -204,8 +216,14 @@ int Main(int argc, char** argv) {
   StepLoop loop(LoopOptionsOf(options), std::move(cluster), &(*model)->tokenizer(), &counters,
                 &base::RealClock());
   to_wake = &loop;
-  const auto inference = MakeInferenceService({model->get(), &loop, &registry, &base::RealClock(),
-                                               ContextTokens(options, (*model)->config())});
+  const InferenceParts parts = {model->get(),
+                                &loop,
+                                &registry,
+                                &base::RealClock(),
+                                ContextTokens(options, (*model)->config()),
+                                served->recipe ? served->recipe->name : "",
+                                served->recipe_digest()};
+  const auto inference = MakeInferenceService(parts);
   const auto membership = MakeMembershipService(&registry);
   auto server = rpc::GrpcServer::Start(options.listen, {inference.get(), membership.get()},
                                        rpc::Traffic::kQuiet);
@@ -216,15 +234,19 @@ int Main(int argc, char** argv) {
   admin_options.ready = [&] { return loop.Readiness(); };
   auto admin = rpc::AdminServer::Start(std::move(admin_options));
   if (!admin.ok()) return base::CannotStart(kProgram, admin.status());
+  auto http = HttpFront::Start(options.http, parts, served->sources.dense, &metrics);
+  if (!http.ok()) return base::CannotStart(kProgram, http.status());
 
   (*server)->SetServing(true);
   base::LogInfo("coordinator_serving", {{"address", (*server)->address()},
+                                        {"http", (*http)->address()},
                                         {"admin_port", (*admin)->port()},
                                         {"model", (*model)->name()},
                                         {"version", base::VersionString()}});
   Serve(&registry, &gauges, TickInterval(options));
   Drain(&loop, &registry, server->get(), absl::Seconds(options.drain_seconds));
-  (*server)->Shutdown(absl::Seconds(1));
+  (*http)->Finish(kLastWordsMax);
+  (*server)->Shutdown(kLastWordsMax);
   to_wake = nullptr;
   base::LogInfo("coordinator_stopped");
   return 0;

@@ -81,10 +81,15 @@ absl::Status LocalCluster::MakeLogDir() {
 absl::Status LocalCluster::StartAll() {
   TANDEM_ASSIGN_OR_RETURN(rpc::HostPort listen, rpc::ParseHostPort(options_.listen));
   const int processes = 2 + options_.cpu_workers;
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<int> ports, base::FreePorts(2 * processes));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<int> ports, base::FreePorts(2 * processes + 1));
   // Workers need to know the port before the coordinator has told it.
   if (listen.port == 0) listen.port = static_cast<uint16_t>(ports[0]);
   address_ = rpc::FormatHostPort(listen);
+  if (!options_.http_listen.empty()) {
+    TANDEM_ASSIGN_OR_RETURN(rpc::HostPort http, rpc::ParseHostPort(options_.http_listen));
+    if (http.port == 0) http.port = static_cast<uint16_t>(ports.back());
+    http_address_ = rpc::FormatHostPort(http);
+  }
   const auto add = [&](const std::string& role, const std::string& name) {
     Process process;
     process.role = role;
@@ -96,6 +101,7 @@ absl::Status LocalCluster::StartAll() {
   };
   add("coordinator", "coordinator");
   processes_[0].own.listen = address_;
+  processes_[0].own.http = http_address_;
   add("gpu_worker", "gpu-0");
   for (int i = 0; i < options_.cpu_workers; ++i) add("cpu_worker", absl::StrCat("cpu-", i));
   for (Process& process : processes_) TANDEM_RETURN_IF_ERROR(StartProcess(&process));
@@ -200,6 +206,7 @@ void LocalCluster::SetReady(bool ready) {
 std::string LocalCluster::StateJson() const {
   nlohmann::ordered_json state = {{"ready", ready_},
                                   {"address", address_},
+                                  {"http_address", http_address_},
                                   {"launcher_pid", getpid()},
                                   {"processes", nlohmann::ordered_json::array()}};
   for (const Process& process : processes_) {

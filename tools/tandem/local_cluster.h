@@ -22,6 +22,8 @@ class LocalCluster {
   ~LocalCluster();
 
   const std::string& address() const { return address_; }
+  // Of OpenAI's endpoints, host:port; empty: none.
+  const std::string& http_address() const { return http_address_; }
   const std::string& log_dir() const { return log_dir_; }
 
   // Looks after the processes once: restarts workers that died (not while `starting`).
@@ -34,8 +36,8 @@ class LocalCluster {
 
   // Tells the state file, from now on with `ready`.
   void SetReady(bool ready);
-  // {"ready", "address", "processes": [{"role", "name", "pid", "listen", "admin", "log",
-  // "restarts"}]}
+  // {"ready", "address", "http_address", "processes": [{"role", "name", "pid", "listen", "admin",
+  // "log", "restarts"}]}
   std::string StateJson() const;
   // SIGTERM, ten seconds, SIGKILL. The coordinator first, so that it lets running requests finish
   // on its workers.
@@ -67,6 +69,7 @@ class LocalCluster {
 
   const UpOptions options_;
   std::string address_;
+  std::string http_address_;
   std::string log_dir_;
   bool own_log_dir_ = false;
   bool keep_logs_ = false;
