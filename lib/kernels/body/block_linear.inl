@@ -56,27 +56,6 @@ static void QuantizeFp8Body(const float* __restrict x, int64_t cols, uint16_t* _
   }
 }
 
-// bf16 bits of finite values, to nearest even.
-TANDEM_LANE uint16_t NarrowFinite(float value) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &value, sizeof(bits));
-  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
-}
-
-TANDEM_LANE void DecodeMarlin8(const uint8_t* __restrict codes, float scale,
-                               uint16_t* __restrict out) {
-  for (int k = 0; k < 32; ++k) {
-    out[k] = NarrowFinite(static_cast<float>(static_cast<int32_t>(codes[k]) - 128) * scale);
-  }
-}
-
-// The 16 weights an int4 code can mean.
-TANDEM_LANE void Marlin4Levels(float scale, uint16_t* __restrict out) {
-  for (int code = 0; code < 16; ++code) {
-    out[code] = NarrowFinite(static_cast<float>(code - 8) * scale);
-  }
-}
-
 // Outputs decoded at a time: for a lone tile of rows so few that the decoded weights (7168 columns:
 // 112 KiB) hardly leave the first cache; for more rows as many as linear.inl's, which decodes them
 // once for all rows.
@@ -153,11 +132,9 @@ struct MarlinFormat {
       float scale;
       __builtin_memcpy(&scale, &bits, sizeof(scale));
       if (a.form.bits == 8) {
-        for (int64_t k = begin; k < end; k += 32) DecodeMarlin8(codes + k, scale, out + k);
+        for (int64_t k = begin; k < end; k += 32) StoreMarlin8(codes + k, scale, out + k);
       } else {
-        uint16_t levels[16];
-        Marlin4Levels(scale, levels);
-        StoreNibbleLevels(levels, codes + begin / 2, (end - begin + 31) / 32, out + begin);
+        StoreMarlin4(codes + begin / 2, scale, (end - begin + 31) / 32, out + begin);
       }
     }
   }

@@ -59,13 +59,27 @@ TANDEM_LANE void StoreFp8(const uint8_t* codes, uint16_t* out) {
   StoreWords(_mm256_blendv_epi8(low, _mm256_shuffle_epi8(small_low, magnitude), small),
              _mm256_blendv_epi8(high, high_if_small, small), out);
 }
-TANDEM_LANE void StoreNibbleLevels(const uint16_t* levels, const uint8_t* packed, int64_t chunks,
-                                   uint16_t* out) {
+// bf16 bits of finite values in the upper halves, to nearest even.
+TANDEM_LANE __m256i RoundedToUpper(__m256 value) {
+  const __m256i bits = _mm256_castps_si256(value);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  return _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+}
+// Sixteen finite values as bf16, in order.
+TANDEM_LANE __m256i NarrowFinite16(__m256 first, __m256 second) {
+  const __m256i words = _mm256_packus_epi32(_mm256_srli_epi32(RoundedToUpper(first), 16),
+                                            _mm256_srli_epi32(RoundedToUpper(second), 16));
+  return _mm256_permute4x64_epi64(words, kSwapMiddleWords);
+}
+TANDEM_LANE void StoreMarlin4(const uint8_t* packed, float scale, int64_t chunks, uint16_t* out) {
+  const __m256 s = _mm256_set1_ps(scale);
+  const __m256i levels =
+      NarrowFinite16(_mm256_mul_ps(_mm256_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1), s),
+                     _mm256_mul_ps(_mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7), s));
   // Low bytes of the sixteen words, then high bytes.
   const __m256i halves = _mm256_permute4x64_epi64(
       _mm256_shuffle_epi8(
-          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(levels)),
-          TwiceTable(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15))),
+          levels, TwiceTable(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15))),
       kSwapMiddleWords);
   const __m256i low_of = TwiceTable(_mm256_castsi256_si128(halves));
   const __m256i high_of = TwiceTable(_mm256_extracti128_si256(halves, 1));

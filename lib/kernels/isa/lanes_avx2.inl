@@ -85,4 +85,17 @@ TANDEM_LANE F32x16 LoadF16(const uint16_t* p) {
           _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
 }
 #include "lib/kernels/isa/codes_256.inl"
+
+TANDEM_LANE __m256 Marlin8(const uint8_t* codes, __m256 scale) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
+  const __m256i whole = _mm256_sub_epi32(_mm256_cvtepu8_epi32(bytes), _mm256_set1_epi32(128));
+  return _mm256_mul_ps(_mm256_cvtepi32_ps(whole), scale);
+}
+TANDEM_LANE void StoreMarlin8(const uint8_t* codes, float scale, uint16_t* out) {
+  const __m256 s = _mm256_set1_ps(scale);
+  for (int k = 0; k < 32; k += 16) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + k),
+                        NarrowFinite16(Marlin8(codes + k, s), Marlin8(codes + k + 8, s)));
+  }
+}
 #include "lib/kernels/isa/lines_avx2.inl"

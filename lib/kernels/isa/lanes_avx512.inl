@@ -49,4 +49,21 @@ TANDEM_LANE F32x16 LoadF16(const uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
 #include "lib/kernels/isa/codes_256.inl"
+
+// (code - 128) * scale as bf16 in the upper halves, to nearest even.
+TANDEM_LANE __m512i Marlin8(const uint8_t* codes, __m512 scale) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+  const __m512i whole = _mm512_sub_epi32(_mm512_cvtepu8_epi32(bytes), _mm512_set1_epi32(128));
+  const __m512i bits = _mm512_castps_si512(_mm512_mul_ps(_mm512_cvtepi32_ps(whole), scale));
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  return _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+}
+TANDEM_LANE void StoreMarlin8(const uint8_t* codes, float scale, uint16_t* out) {
+  const __m512 s = _mm512_set1_ps(scale);
+  const __m512i words = _mm512_packus_epi32(_mm512_srli_epi32(Marlin8(codes, s), 16),
+                                            _mm512_srli_epi32(Marlin8(codes + 16, s), 16));
+  // Packing takes four words of either in turns.
+  const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+  _mm512_storeu_si512(out, _mm512_permutexvar_epi64(order, words));
+}
 #include "lib/kernels/isa/lines_avx512.inl"

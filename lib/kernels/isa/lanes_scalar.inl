@@ -173,9 +173,24 @@ TANDEM_LANE void StoreFp8(const uint8_t* codes, uint16_t* out) {
     out[k] = static_cast<uint16_t>(value | (codes[k] & 128u) << 8);
   }
 }
-// levels[code] of `chunks` times 32 nibbles, sixteen bytes each; low nibbles are the first sixteen.
-TANDEM_LANE void StoreNibbleLevels(const uint16_t* levels, const uint8_t* packed, int64_t chunks,
-                                   uint16_t* out) {
+// bf16 bits of a finite value, to nearest even.
+TANDEM_LANE uint16_t NarrowFinite(float value) {
+  const uint32_t bits = FloatToBits(value);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
+}
+// 32 bytes minus 128, times `scale`, as bf16.
+TANDEM_LANE void StoreMarlin8(const uint8_t* codes, float scale, uint16_t* out) {
+  for (int k = 0; k < 32; ++k) {
+    out[k] = NarrowFinite(static_cast<float>(static_cast<int32_t>(codes[k]) - 128) * scale);
+  }
+}
+// `chunks` times 32 nibbles minus 8, times `scale`, as bf16; sixteen bytes a chunk, low nibbles are
+// the first sixteen.
+TANDEM_LANE void StoreMarlin4(const uint8_t* packed, float scale, int64_t chunks, uint16_t* out) {
+  uint16_t levels[16];
+  for (int code = 0; code < 16; ++code) {
+    levels[code] = NarrowFinite(static_cast<float>(code - 8) * scale);
+  }
   for (int64_t c = 0; c < chunks; ++c) {
     for (int k = 0; k < 16; ++k) {
       out[32 * c + k] = levels[packed[16 * c + k] & 15];
