@@ -136,6 +136,25 @@ TEST_F(RegistryTest, AnotherModelIsRefusedByName) {
   EXPECT_EQ(registry_->placement()->model_digest(), "m2");
 }
 
+TEST_F(RegistryTest, AnotherRecipeIsRefused) {
+  RegistryOptions options;
+  options.recipe_digest = "r1";
+  Registry with_recipe(options, &clock_);
+  RegisterRequest request = Cpu("a");
+  request.set_recipe_digest("r2");
+  const auto refused = with_recipe.Register(request);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(std::string(refused.status().message()),
+            "worker a runs recipe r2, expected the coordinator's: r1");
+  EXPECT_THAT(std::string(with_recipe.Register(Gpu("g")).status().message()),
+              HasSubstr("runs recipe none, expected the coordinator's: r1"));
+  request.set_recipe_digest("r1");
+  EXPECT_TRUE(with_recipe.Register(request).ok());
+  Make(1);
+  EXPECT_THAT(std::string(registry_->Register(request).status().message()),
+              HasSubstr("runs recipe r1, expected the coordinator's: none"));
+}
+
 TEST_F(RegistryTest, SenselessRegistrationsAreRefused) {
   Make(1);
   const auto code = [&](const std::function<void(RegisterRequest*)>& spoil) {

@@ -1,6 +1,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <chrono>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -79,6 +80,21 @@ absl::Status InferenceClient::WaitReady(absl::Duration wait_max) {
     absl::SleepFor(absl::Milliseconds(50));
   }
   return absl::DeadlineExceededError(absl::StrCat("not ready: ", reason));
+}
+
+std::string Fingerprint(const Answer& answer) {
+  std::string text;
+  for (size_t i = 0; i < answer.ids.size(); ++i) {
+    absl::StrAppend(&text, answer.ids[i], ":");
+    for (const auto& entry : answer.logprobs[i].top()) {
+      uint32_t bits;
+      const float value = entry.logprob();
+      std::memcpy(&bits, &value, sizeof bits);
+      absl::StrAppend(&text, entry.token_id(), "=", absl::Hex(bits), ",");
+    }
+    text += "\n";
+  }
+  return text;
 }
 
 inference::v1::GenerateRequest TokenRequest(const std::vector<uint32_t>& prompt, int max_tokens,

@@ -22,6 +22,9 @@ struct Answer {
   inference::v1::GenerateChunk last;                            // finish reason, usage, timings
 };
 
+// Ids and the exact bits of every reported log probability, as one comparable text.
+std::string Fingerprint(const Answer& answer);
+
 class InferenceClient {
  public:
   explicit InferenceClient(const std::string& address);

@@ -16,22 +16,6 @@ namespace {
 constexpr int kRequests = 16;
 constexpr int kTokens = 24;
 
-// Ids and the exact bits of every reported log probability, as one comparable text per request.
-std::string Fingerprint(const Answer& answer) {
-  std::string text;
-  for (size_t i = 0; i < answer.ids.size(); ++i) {
-    absl::StrAppend(&text, answer.ids[i], ":");
-    for (const auto& entry : answer.logprobs[i].top()) {
-      uint32_t bits;
-      const float value = entry.logprob();
-      std::memcpy(&bits, &value, sizeof bits);
-      absl::StrAppend(&text, entry.token_id(), "=", absl::Hex(bits), ",");
-    }
-    text += "\n";
-  }
-  return text;
-}
-
 std::string Ask(InferenceClient& client, const inference::v1::GenerateRequest& request) {
   auto answer = client.Generate(request, absl::Seconds(120));
   if (!answer.ok()) return absl::StrCat("failed: ", answer.status().ToString());
