@@ -64,11 +64,15 @@ TEST_F(SmallMmlu, ReadsSubjectsAlphabetically) {
 
 TEST_F(SmallMmlu, SaysWhatIsWrongWithAFolder) {
   Write("a_test.csv", "Q1,a,b,c,d,A\n");
-  EXPECT_THAT(std::string(Read(57, 1).status().message()),
-              HasSubstr("expected 57 files *_test.csv, found 1"));
+  EXPECT_THAT(
+      std::string(Read(57, 1).status().message()),
+      HasSubstr(
+          "expected 57 files *_test.csv, or JSON Lines or Parquet with as many subjects, found 1"));
   EXPECT_THAT(std::string(Read(1, 2).status().message()),
               HasSubstr("expected 2 questions, found 1"));
-  EXPECT_THAT(std::string(LoadMmlu("/nowhere", 10).status().message()), HasSubstr("found 0"));
+  EXPECT_THAT(
+      std::string(LoadMmlu({.name = "mmlu", .data = "/nowhere", .limit = 10}).status().message()),
+      HasSubstr("found 0"));
 }
 
 TEST_F(SmallMmlu, SaysWhatIsWrongWithARow) {
@@ -85,7 +89,7 @@ TEST_F(SmallMmlu, SaysWhatIsWrongWithARow) {
 TEST(Mmlu, AsksTheThousandQuestionsOfTheBenchmark) {
   const std::string folder = MmluFolder();
   SKIP_WITHOUT_DATA(folder);
-  const auto suite = LoadMmlu(folder, kMmluQuestionsDefault);
+  const auto suite = LoadMmlu({.name = "mmlu", .data = folder});
   ASSERT_TRUE(suite.ok()) << suite.status();
   std::ifstream file(folder + "/ktransformers_seed42_first1000.json");
   const auto expected = nlohmann::json::parse(file)["items"];
@@ -107,7 +111,7 @@ TEST(Mmlu, PromptsEqualPythonsToTheByte) {
   ASSERT_TRUE(all.ok()) << all.status();
   EXPECT_EQ(PromptsDigest(*all),
             "ede1f3e032f48257b258799c88eb0e28846e504ce77ca4a187a1c45d359a19f6");
-  const auto suite = LoadMmlu(folder, kMmluQuestionsDefault);
+  const auto suite = LoadMmlu({.name = "mmlu", .data = folder});
   ASSERT_TRUE(suite.ok()) << suite.status();
   EXPECT_EQ(PromptsDigest((*suite)->questions()),
             "f9cf10ccb1702fbca94569b5df71bf470dcd81ffedd9c28c72585dc5172d8cd6");

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
+#include <unordered_set>
 
 #include "lib/base/check.h"
 
@@ -78,6 +80,35 @@ uint32_t PythonRandom::RandBelow(uint32_t bound) {
   uint32_t drawn = GetRandBits(bits);
   while (drawn >= bound) drawn = GetRandBits(bits);
   return drawn;
+}
+
+std::vector<size_t> PythonRandom::Sample(size_t population, size_t count) {
+  TANDEM_CHECK(count <= population);
+  // CPython keeps a set of the drawn where it thinks that smaller than a copy of the population: 21
+  // is the size of an empty one, and a table for k items has the power of 4 from 3 k on.
+  size_t set_size = 21;
+  if (count > 5) {
+    size_t table = 1;
+    while (table < 3 * count) table *= 4;
+    set_size += table;
+  }
+  std::vector<size_t> chosen;
+  if (population <= set_size) {
+    std::vector<size_t> pool(population);
+    std::iota(pool.begin(), pool.end(), size_t{0});
+    for (size_t left = population; chosen.size() < count; --left) {
+      const uint32_t at = RandBelow(static_cast<uint32_t>(left));
+      chosen.push_back(pool[at]);
+      pool[at] = pool[left - 1];
+    }
+    return chosen;
+  }
+  std::unordered_set<size_t> drawn;
+  while (chosen.size() < count) {
+    const size_t at = RandBelow(static_cast<uint32_t>(population));
+    if (drawn.insert(at).second) chosen.push_back(at);
+  }
+  return chosen;
 }
 
 }  // namespace tandem::eval

@@ -23,6 +23,10 @@ class PythonRandom {
   // bound > 0.
   uint32_t RandBelow(uint32_t bound);
 
+  // random.sample(range(population), count): the chosen indices in the order they were drawn.
+  // CHECKs that there are so many.
+  std::vector<size_t> Sample(size_t population, size_t count);
+
   // random.shuffle(items).
   template <typename T>
   void Shuffle(std::vector<T>& items) {

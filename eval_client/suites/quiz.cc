@@ -1,6 +1,6 @@
 #include "eval_client/suites/quiz.h"
 
-#include <array>
+#include <filesystem>
 #include <set>
 #include <string_view>
 #include <utility>
@@ -45,7 +45,7 @@ absl::StatusOr<Question> ParseQuestion(std::string_view line) {
   if (!choices.is_array() || choices.size() != kChoices) {
     return absl::InvalidArgumentError("expected \"choices\" with 4 strings");
   }
-  std::array<std::string, kChoices> texts;
+  std::vector<std::string> texts(kChoices);
   for (int i = 0; i < kChoices; ++i) {
     if (!choices[i].is_string()) {
       return absl::InvalidArgumentError("expected \"choices\" with 4 strings");
@@ -82,9 +82,21 @@ absl::StatusOr<std::vector<Question>> ParseLines(std::string_view text) {
   return questions;
 }
 
+std::string QuizFile(const std::string& data) {
+  std::error_code error;
+  if (data.empty()) return kQuizDataDefault;
+  if (!std::filesystem::is_directory(data, error)) return data;
+  for (const char* inside : {"/quiz/quiz_test.jsonl", "/quiz_test.jsonl"}) {
+    if (std::filesystem::exists(data + inside, error)) return data + inside;
+  }
+  return kQuizDataDefault;
+}
+
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Suite>> LoadQuiz(const std::string& path, int limit) {
+absl::StatusOr<std::unique_ptr<Suite>> LoadQuiz(const SuiteOptions& options) {
+  TANDEM_RETURN_IF_ERROR(CheckOptions(options, {"seed"}, 0, /*has_samples=*/false).status());
+  const std::string path = QuizFile(options.data);
   TANDEM_ASSIGN_OR_RETURN(base::MappedFile file, base::MappedFile::Open(path));
   const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
                               file.bytes().size());
@@ -92,8 +104,7 @@ absl::StatusOr<std::unique_ptr<Suite>> LoadQuiz(const std::string& path, int lim
   if (!questions.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": ", questions.status().message()));
   }
-  return std::make_unique<LoadedSuite>("quiz", *std::move(questions), limit, AnswerParser::kStrict,
-                                       Sha256Hex(text));
+  return MakeLoadedSuite(options, *std::move(questions), AnswerParser::kStrict, std::string(text));
 }
 
 }  // namespace tandem::eval

@@ -10,9 +10,13 @@
 
 namespace tandem::eval {
 
+inline constexpr char kQuizDataDefault[] = "models/quiz/quiz_test.jsonl";
+
 // Lines are {"id": ..., "subject": ..., "question": ..., "choices": [4 strings], "answer": 0 to 3},
-// asked in file order; other keys are ignored. INVALID_ARGUMENT names file and line. `limit` > 0
-// keeps only the first so many.
-absl::StatusOr<std::unique_ptr<Suite>> LoadQuiz(const std::string& path, int limit);
+// asked in file order; other keys are ignored. options.data is such a file or a folder that holds
+// one as quiz/quiz_test.jsonl or quiz_test.jsonl. The quiz belongs to the project, so a folder
+// without one, such as that of the other suites' data, means the file that ships with it, as no
+// data does. INVALID_ARGUMENT names file and line.
+absl::StatusOr<std::unique_ptr<Suite>> LoadQuiz(const SuiteOptions& options);
 
 }  // namespace tandem::eval

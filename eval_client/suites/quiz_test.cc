@@ -23,14 +23,18 @@ std::string Write(const std::string& text) {
   return path;
 }
 
+absl::StatusOr<std::unique_ptr<Suite>> Load(const std::string& path, int limit = 0) {
+  return LoadQuiz({.name = "quiz", .data = path, .limit = limit});
+}
+
 std::string ErrorOf(const std::string& text) {
-  return std::string(LoadQuiz(Write(text), 0).status().message());
+  return std::string(Load(Write(text)).status().message());
 }
 
 TEST(Quiz, ReadsQuestionsInFileOrder) {
   std::string second = kLine;
   second.replace(second.find("q1"), 2, "q2");
-  const auto suite = LoadQuiz(Write(absl::StrCat(kLine, "\n", second, "\n")), 0);
+  const auto suite = Load(Write(absl::StrCat(kLine, "\n", second, "\n")));
   ASSERT_TRUE(suite.ok()) << suite.status();
   const auto& questions = (*suite)->questions();
   ASSERT_EQ(questions.size(), 2u);
@@ -46,7 +50,7 @@ TEST(Quiz, ReadsQuestionsInFileOrder) {
 TEST(Quiz, LimitKeepsTheFirst) {
   std::string second = kLine;
   second.replace(second.find("q1"), 2, "q2");
-  const auto suite = LoadQuiz(Write(absl::StrCat(kLine, "\n", second)), 1);
+  const auto suite = Load(Write(absl::StrCat(kLine, "\n", second)), 1);
   ASSERT_TRUE(suite.ok()) << suite.status();
   ASSERT_EQ((*suite)->questions().size(), 1u);
   EXPECT_EQ((*suite)->questions()[0].id, "q1");
@@ -65,13 +69,14 @@ TEST(Quiz, NamesLineAndKeyOfAnError) {
   EXPECT_THAT(ErrorOf(absl::StrCat(kLine, "\n", kLine)),
               HasSubstr("line 2: id \"q1\" occurs twice"));
   EXPECT_THAT(ErrorOf(""), HasSubstr("expected questions, found none"));
-  EXPECT_THAT(std::string(LoadQuiz("/nowhere/quiz.jsonl", 0).status().message()),
+  EXPECT_THAT(std::string(Load("/nowhere/quiz.jsonl").status().message()),
               HasSubstr("/nowhere/quiz.jsonl"));
 }
 
 TEST(Suite, UnknownNamesAreRefused) {
-  EXPECT_THAT(std::string(LoadSuite({.name = "trivia", .data = "x"}).status().message()),
-              HasSubstr("expected the suite mmlu or quiz, found 'trivia'"));
+  EXPECT_THAT(
+      std::string(LoadSuite({.name = "trivia", .data = "x"}).status().message()),
+      HasSubstr("expected a suite of quiz, mmlu, mmlu_pro, gsm8k, humaneval, found 'trivia'"));
 }
 
 // int.from_bytes(hashlib.sha256(b"7/anatomy/test/12").digest()[:8], "little") in Python.

@@ -1,8 +1,14 @@
 #include "eval_client/suites/suite.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "eval_client/suites/digest.h"
+#include "eval_client/suites/gsm8k.h"
+#include "eval_client/suites/humaneval.h"
 #include "eval_client/suites/mmlu.h"
+#include "eval_client/suites/mmlu_pro.h"
 #include "eval_client/suites/quiz.h"
 
 namespace tandem::eval {
@@ -27,15 +33,25 @@ std::string BeyondThePrompt(const Question& question) {
 
 }  // namespace
 
-std::vector<std::string> SuiteNames() { return {"mmlu", "quiz"}; }
+
+const std::vector<std::string>& SuiteNames() {
+  static const std::vector<std::string> names = {"quiz", "mmlu", "mmlu_pro", "gsm8k", "humaneval"};
+  return names;
+}
 
 absl::StatusOr<std::unique_ptr<Suite>> LoadSuite(const SuiteOptions& options) {
-  if (options.name == "mmlu") {
-    return LoadMmlu(options.data, options.limit > 0 ? options.limit : kMmluQuestionsDefault);
+  if (options.name == "quiz") return LoadQuiz(options);
+  if (std::find(SuiteNames().begin(), SuiteNames().end(), options.name) == SuiteNames().end()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "expected a suite of ", absl::StrJoin(SuiteNames(), ", "), ", found '", options.name, "'"));
   }
-  if (options.name == "quiz") return LoadQuiz(options.data, options.limit);
-  return absl::InvalidArgumentError(
-      absl::StrCat("expected the suite mmlu or quiz, found '", options.name, "'"));
+  if (options.data.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("the suite ", options.name, " needs --data"));
+  }
+  if (options.name == "mmlu") return LoadMmlu(options);
+  if (options.name == "mmlu_pro") return LoadMmluPro(options);
+  if (options.name == "gsm8k") return LoadGsm8k(options);
+  return LoadHumanEval(options);
 }
 
 std::string PromptsDigest(const std::vector<Question>& questions) {

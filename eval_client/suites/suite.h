@@ -29,21 +29,22 @@ class Suite {
 };
 
 struct SuiteOptions {
-  std::string name;  // "mmlu" or "quiz"
-  // mmlu: the folder with the official *_test.csv files, or the one above it; quiz: a JSON Lines
-  // file.
+  std::string name;  // see SuiteNames
+  // A folder with a folder of the suite's name in it, that folder itself, or a file; which files,
+  // each suite's header says. May be empty for the quiz, which ships with the project.
   std::string data;
-  int limit = 0;             // > 0: only the first so many questions; 0: as many as the suite has
-  int shots = -1;            // solved examples in front of each question; -1: as the suite has it
-  int samples = 1;           // answers per question, each with its own seed (code suites)
+  int limit = 0;    // > 0: only the first so many questions; 0: 1000 of mmlu and mmlu_pro, else all
+  int shots = -1;   // solved examples in front of each question; -1: as the variant has it
+  int samples = 1;  // answers per question, each with its own seed (humaneval)
   std::string variant = {};  // which published way of asking; empty: the suite's first
-  // Instead of what the suite prescribes for its questions, where it prescribes anything.
+  // Instead of what the suite prescribes for its questions; where it prescribes nothing, the run's
+  // own values apply and these do not.
   uint32_t max_tokens = 0;                // 0: the suite's
   std::optional<float> temperature = {};  // unset: the suite's
 };
 
-// What `name` may be.
-std::vector<std::string> SuiteNames();
+// "quiz", "mmlu", "mmlu_pro", "gsm8k", "humaneval".
+const std::vector<std::string>& SuiteNames();
 
 // INVALID_ARGUMENT or NOT_FOUND says what was expected of the options or the data and what was
 // found.
