@@ -59,16 +59,6 @@ absl::StatusOr<std::vector<LiveRule>> Compile(const Recipe& recipe) {
   return rules;
 }
 
-absl::Status CheckGroup(const Recipe& recipe, const AssignedModule& assigned) {
-  const LinearModule& module = assigned.module;
-  if (assigned.choice.group == 0 || module.inputs % assigned.choice.group == 0)
-    return absl::OkStatus();
-  const std::string what = absl::StrCat("groups of ", assigned.choice.group, " do not divide the ",
-                                        module.inputs, " inputs of ", module.path);
-  if (assigned.rule_line > 0) return RecipeError(recipe.file, assigned.rule_line, what);
-  return absl::InvalidArgumentError(absl::StrCat(recipe.file, ": linear.default: ", what));
-}
-
 absl::Status Assign(const Recipe& recipe, std::vector<LiveRule>& rules, AssignedModule& to) {
   to.choice = recipe.linear_default;
   bool decided = false;
@@ -88,11 +78,8 @@ absl::Status Assign(const Recipe& recipe, std::vector<LiveRule>& rules, Assigned
       to.rule_line = live.rule->line;
     }
   }
-  if (to.module.kind != ModuleKind::kFree) {
-    to.choice = LinearChoice();
-    return absl::OkStatus();
-  }
-  return CheckGroup(recipe, to);
+  if (to.module.kind != ModuleKind::kFree) to.choice = LinearChoice();
+  return absl::OkStatus();
 }
 
 absl::Status CheckRule(const Recipe& recipe, const LiveRule& live) {

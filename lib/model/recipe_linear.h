@@ -39,8 +39,8 @@ struct AssignedModule {
 
 // One entry per module of LinearModules. A rule that also matches modules that are not free leaves
 // those alone. INVALID_ARGUMENT, one sentence with the rule's line: a rule that matches no module,
-// that matches none that an earlier rule has left, that matches only modules with another fixed
-// format, or whose group does not divide a module's inputs.
+// that matches none that an earlier rule has left, or that matches only modules with another fixed
+// format.
 absl::StatusOr<std::vector<AssignedModule>> AssignLinear(const Recipe& recipe,
                                                          const ModelConfig& config);
 

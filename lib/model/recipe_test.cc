@@ -307,17 +307,6 @@ TEST(AssignLinearTest, PlainQueriesHaveTheirOwnName) {
   EXPECT_EQ(Find(*all, "model.layers.0.self_attn.q_proj")->choice.format, WeightFormat::kFp8);
 }
 
-TEST(AssignLinearTest, GroupsMustDivideTheInputs) {
-  ModelConfig config = SmallConfig();
-  config.intermediate_size = 64 * 3;
-  const std::string rule = "    - {match: 'layers\\.0\\.mlp', format: marlin4, group: ";
-  EXPECT_TRUE(Assign(absl::StrCat(rule, "64}\n"), config).ok());
-  const auto refused = Assign(absl::StrCat(rule, "128}\n"), config);
-  ASSERT_FALSE(refused.ok());
-  EXPECT_THAT(std::string(refused.status().message()),
-              HasSubstr("r.yaml line 4: groups of 128 do not divide the"));
-}
-
 TEST(AssignLinearTest, FormatsAreCountedForPeople) {
   const auto all = Assign(
       "    - {match: lm_head, format: bf16, kernel: onednn}\n"

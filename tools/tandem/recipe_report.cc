@@ -83,9 +83,9 @@ int64_t ModuleBytes(const AssignedModule& assigned, const std::string& precision
     case WeightFormat::kFp8:
       return count + CeilDiv(m.outputs, kFp8Block) * CeilDiv(m.inputs, kFp8Block) * kF32Bytes;
     case WeightFormat::kMarlin8:
-      return count + count / assigned.choice.group * kBf16Bytes;
+      return count + m.outputs * CeilDiv(m.inputs, assigned.choice.group) * kBf16Bytes;
     case WeightFormat::kMarlin4:
-      return count / 2 + count / assigned.choice.group * kBf16Bytes;
+      return count / 2 + m.outputs * CeilDiv(m.inputs, assigned.choice.group) * kBf16Bytes;
     case WeightFormat::kStored:
       break;
   }
