@@ -78,6 +78,23 @@ TEST_P(InvarianceTest, SameBitsForBatchWorkersAndChunks) {
   EXPECT_EQ(baseline, Run(2, /*together=*/true, {"--expert-transport=grpc"})) << "gRPC";
 }
 
+// The same in the number formats whose kernels are not bf16's.
+TEST_P(InvarianceTest, SameBitsInEveryFormatOfLinearLayers) {
+  std::vector<std::vector<std::string>> seen;
+  for (const std::string format : {"native", "stored", "fp8", "marlin8", "marlin4"}) {
+    const auto baseline = Run(1, /*together=*/false, {"--linear", format});
+    ASSERT_EQ(static_cast<int>(baseline.size()), kRequests);
+    for (const auto& answer : baseline) {
+      ASSERT_EQ(answer.find("failed"), std::string::npos) << format << ": " << answer;
+    }
+    for (const auto& other : seen) EXPECT_NE(baseline, other) << format << " is another format";
+    seen.push_back(baseline);
+    EXPECT_EQ(baseline, Run(2, /*together=*/true,
+                            {"--linear", format, "--prefill-chunk", "7", "--gpu-threads", "1"}))
+        << format;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(GreedyAndSeeded, InvarianceTest, testing::Values(0.0f, 0.9f));
 
 }  // namespace
