@@ -207,6 +207,8 @@ class HttpServerTest : public testing::Test {
 
 constexpr char kGet[] = "GET /echo HTTP/1.1\r\nHost: x\r\n\r\n";
 constexpr char kGetAndClose[] = "GET /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+constexpr char kStreamAndClose[] =
+    "GET /stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 constexpr char kStream[] = "GET /stream HTTP/1.1\r\nHost: x\r\n\r\n";
 
 TEST_F(HttpServerTest, AnswersAndEchoesTheRequestId) {
@@ -452,12 +454,12 @@ TEST_F(HttpServerTest, EndsWithStreamsOpenAndWokenMeanwhile) {
 TEST_F(HttpServerTest, StopsAcceptingAndFinishes) {
   Start();
   Socket socket(port_);
-  socket.Send(kStream);
+  socket.Send(kStreamAndClose);
   const auto script = handler_.WaitForScript(0);
   EXPECT_EQ(server_->answers(), 1);
   server_->StopAccepting();
   script->Say("last", /*end=*/true);
-  EXPECT_THAT(socket.ReadUntil("0\r\n\r\n"), HasSubstr("last"));
+  EXPECT_THAT(socket.ReadToEnd(), EndsWith("last"));
   EXPECT_TRUE(Eventually([&] { return server_->answers() == 0; }));
 }
 
@@ -467,7 +469,7 @@ TEST_F(HttpServerTest, ManyStreamsAtOnce) {
   std::vector<std::unique_ptr<Socket>> sockets;
   for (int i = 0; i < kStreams; ++i) {
     sockets.push_back(std::make_unique<Socket>(port_));
-    sockets.back()->Send(kStream);
+    sockets.back()->Send(kStreamAndClose);
   }
   for (int i = 0; i < kStreams; ++i) {
     const auto script = handler_.WaitForScript(i);
@@ -475,7 +477,7 @@ TEST_F(HttpServerTest, ManyStreamsAtOnce) {
     script->Say("", /*end=*/true);
   }
   for (const auto& socket : sockets) {
-    const std::string answer = socket->ReadUntil("0\r\n\r\n");
+    const std::string answer = socket->ReadToEnd();
     EXPECT_EQ(
         std::count(answer.begin() + static_cast<long>(answer.find("\r\n\r\n")), answer.end(), 'x'),
         100);
