@@ -1,12 +1,14 @@
 // tandem-eval: asks a served model exam questions and says, with statistics, how well it answers.
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "eval_client/run.h"
+#include "eval_client/table/table_command.h"
 #include "lib/base/program.h"
 
 namespace tandem::eval {
@@ -15,8 +17,11 @@ namespace {
 constexpr char kUsage[] =
     "tandem-eval asks a served model exam questions and says how well it answers.\n\n"
     "  tandem-eval run --suite quiz --endpoint HOST:PORT   asks and prints the result table\n"
-    "  tandem-eval report FOLDER [--against FOLDER]        prints the table of a stored run\n\n"
-    "tandem-eval run --help and tandem-eval report --help list the flags.\n";
+    "  tandem-eval report FOLDER [--against FOLDER]        prints the table of a stored run\n"
+    "  tandem-eval table --model MODEL --suite quiz        measures every recipe, one cluster "
+    "after "
+    "another\n\n"
+    "tandem-eval COMMAND --help lists the flags.\n";
 
 constexpr char kRunExamples[] =
     "  tandem-eval run --suite quiz --endpoint 127.0.0.1:50051\n"
@@ -30,6 +35,16 @@ constexpr char kRunExamples[] =
 constexpr char kReportExamples[] =
     "  tandem-eval report runs/q4\n"
     "  tandem-eval report runs/q4 --against runs/bf16";
+
+constexpr char kTableExamples[] =
+    "  tandem-eval table --model models/quiz --suite quiz\n"
+    "  tandem-eval table --model /models/v3 --suite mmlu,mmlu_pro,gsm8k,humaneval --data /data\n"
+    "  tandem-eval table --model models/quiz --rows mmlu-1,mmlu-7 --out tables/iq1 --resume\n"
+    "  tandem-eval table --model models/quiz --baseline http://127.0.0.1:8080/v1 -- --cpu-workers "
+    "4\n\n"
+    "What stands behind -- goes to `tandem up`. Exit codes: 0 done, 1 a run broke off, 2 could "
+    "not\n"
+    "start, 130 interrupted (--resume goes on where it stopped).";
 
 void AddSuiteOptions(CLI::App& app, RunOptions& options) {
   app.add_option("--suite", options.suites, "One or more of the suites, separated by commas")
@@ -133,10 +148,86 @@ int ReportMain(int argc, char** argv) {
   return code >= 0 ? code : ReportRun(options);
 }
 
+void AddTableOptions(CLI::App& app, TableOptions& o) {
+  app.add_option("--model", o.model, "Stands for ${model} in the recipes")->required();
+  app.add_option("--recipes", o.recipes, "Recipe files, or folders of them")
+      ->capture_default_str()
+      ->delimiter(',');
+  app.add_option("--rows", o.rows, "Only the recipes of these names")->delimiter(',');
+  app.add_option("--suite", o.suites, "One or more suites, separated by commas")
+      ->capture_default_str()
+      ->delimiter(',')
+      ->check(CLI::IsMember(SuiteNames()));
+  app.add_option("--data", o.data, "Folder that holds a folder of each suite (not for quiz)")
+      ->configurable(false);
+  app.add_option("--limit", o.limit, "Only the first so many questions of each suite")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--samples", o.samples, "Answers per HumanEval problem")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000));
+  app.add_option("--max-tokens", o.max_tokens, "Most tokens per answer (default: the suite's)")
+      ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--temperature", o.temperature, "0 is greedy (default: the suite's)")
+      ->check(CLI::Range(0.0, 2.0));
+  app.add_option("--seed", o.seed, "Seed of all runs")->capture_default_str();
+  app.add_option("--concurrency", o.concurrency, "Questions in flight")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--ready-wait-seconds", o.ready_wait_s, "Seconds for a cluster to become ready")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 86400.0));
+  app.add_option("--question-timeout-seconds", o.question_timeout_s,
+                 "Seconds per question, all attempts together")
+      ->capture_default_str()
+      ->check(CLI::Range(0.1, 86400.0));
+}
+
+void AddTableResultOptions(CLI::App& app, TableOptions& o) {
+  app.add_option(
+         "--baseline", o.baseline.address,
+         "URL of an OpenAI-compatible server (http://host:port/v1) asked the same questions; "
+         "its key is OPENAI_API_KEY")
+      ->check([](const std::string& url) {
+        return IsHttpUrl(url) ? "" : "expected a URL, http://... or https://..., found " + url;
+      });
+  if (const char* key = std::getenv("OPENAI_API_KEY")) o.baseline.api_key = key;
+  app.add_option("--baseline-model", o.baseline.model, "Its model (default: the first it lists)");
+  app.add_option("--baseline-name", o.baseline_name, "Head of its column")->capture_default_str();
+  app.add_option("--requests-per-minute", o.baseline.requests_per_minute,
+                 "Never more than that to the baseline; 0: no limit")
+      ->check(CLI::Range(0.0, 1e6));
+  app.add_flag("!--no-noise-run", o.noise_run, "Do not run the first row again under another seed");
+  app.add_option("--out", o.out, "Folder of the table (default eval_runs/table-<time>)");
+  app.add_flag("--resume", o.resume, "Go on with the table in --out; asks nothing twice");
+  app.add_flag("--json", o.json, "Print the table as JSON");
+}
+
+int TableMain(int argc, char** argv, const std::string& command_line) {
+  TableOptions options;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--") != 0) continue;
+    options.up_arguments.assign(argv + i + 1, argv + argc);
+    argc = i;
+  }
+  CLI::App app("Measures the whole result table: every recipe, one cluster after another.",
+               "tandem-eval table");
+  AddTableOptions(app, options);
+  AddTableResultOptions(app, options);
+  base::AddStandardOptions(app, kTableExamples);
+  const int code = base::ParseOrExitCode(app, argc, argv);
+  if (code >= 0) return code;
+  base::InstallStopSignals();
+  base::WatchChildren();
+  return MakeTable(options, command_line);
+}
+
 int Main(int argc, char** argv) {
   const std::string command = argc > 1 ? argv[1] : "";
   if (command == "run") {
     return RunMain(argc - 1, argv + 1, absl::StrJoin(argv, argv + argc, " "));
+  }
+  if (command == "table") {
+    return TableMain(argc - 1, argv + 1, absl::StrJoin(argv, argv + argc, " "));
   }
   if (command == "report") return ReportMain(argc - 1, argv + 1);
   if (command == "--help" || command == "-h") {
@@ -147,7 +238,8 @@ int Main(int argc, char** argv) {
     std::printf("tandem-eval %s\n", base::VersionString().c_str());
     return 0;
   }
-  std::fprintf(stderr, "tandem-eval: expected the command run or report, found '%s' (try --help)\n",
+  std::fprintf(stderr,
+               "tandem-eval: expected the command run, report or table, found '%s' (try --help)\n",
                command.c_str());
   return base::kExitCannotStart;
 }

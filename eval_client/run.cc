@@ -2,20 +2,15 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
-#include "eval_client/asking.h"
-#include "eval_client/client/endpoint.h"
+#include "absl/time/time.h"
 #include "eval_client/report/table.h"
 #include "eval_client/report/tally.h"
 #include "eval_client/run_folder.h"
+#include "eval_client/suite_run.h"
 #include "eval_client/suites/suite.h"
-#include "lib/base/clock.h"
-#include "lib/base/log.h"
 #include "lib/base/program.h"
 
 namespace tandem::eval {
@@ -23,10 +18,6 @@ namespace {
 
 constexpr char kProgram[] = "tandem-eval";
 constexpr char kQuizData[] = "models/quiz/quiz_test.jsonl";
-
-std::string UtcTime(const char* format) {
-  return absl::FormatTime(format, absl::Now(), absl::UTCTimeZone());
-}
 
 // The options of one suite among several.
 SuiteOptions OptionsOf(const RunOptions& options, const std::string& name) {
@@ -45,50 +36,6 @@ AskingOptions MakeAskingOptions(const RunOptions& options) {
   asking.concurrency = options.concurrency;
   asking.letters = options.letters;
   return asking;
-}
-
-// Polls until the model is ready. CANCELLED when the user stops waiting; FAILED_PRECONDITION or
-// UNAVAILABLE after `wait_max`.
-absl::StatusOr<inference::v1::ModelInfo> WaitUntilReady(const Endpoint& endpoint,
-                                                        const std::string& address,
-                                                        absl::Duration wait_max) {
-  const absl::Duration end = base::RealClock().Monotonic() + wait_max;
-  while (true) {
-    auto info = endpoint.info(absl::Seconds(2));
-    if (info.ok() && info->ready()) return info;
-    const std::string found = info.ok() ? absl::StrCat("not ready: ", info->not_ready_reason())
-                                        : std::string(info.status().message());
-    if (base::RealClock().Monotonic() >= end) {
-      return absl::FailedPreconditionError(
-          absl::StrFormat("expected a ready model at %s within %s, found: %s", address,
-                          absl::FormatDuration(wait_max), found));
-    }
-    if (base::WaitForStop(absl::Milliseconds(200))) return absl::CancelledError("interrupted");
-  }
-}
-
-Manifest MakeManifest(const RunOptions& options, const Suite& suite, const std::string& data,
-                      const inference::v1::ModelInfo& model, const std::string& command_line) {
-  Manifest manifest;
-  manifest.tool_version = base::VersionString();
-  manifest.suite = suite.name();
-  manifest.data_path = data;
-  manifest.data_sha256 = suite.data_digest();
-  manifest.prompts_sha256 = PromptsDigest(suite.questions());
-  manifest.questions = static_cast<int64_t>(suite.questions().size());
-  manifest.headline_parser = ParserName(suite.headline_parser());
-  manifest.endpoint = options.endpoint.address;
-  manifest.model = model;
-  manifest.temperature = options.temperature;
-  manifest.max_tokens = options.max_tokens;
-  manifest.seed = options.seed;
-  manifest.concurrency = options.concurrency;
-  DescribeHost(&manifest);
-  Session session;
-  session.command_line = command_line;
-  session.started = UtcTime("%Y-%m-%dT%H:%M:%SZ");
-  manifest.sessions.push_back(session);
-  return manifest;
 }
 
 void SayHowToResume(const RunFolder& folder, const RunOptions& options,
@@ -116,44 +63,24 @@ int Conclude(const RunOptions& options, const RunFolder& folder) {
   return kExitBelowThreshold;
 }
 
-int AskAndConclude(const RunOptions& options, const Suite& suite, const Endpoint& endpoint,
-                   RunFolder& folder, const std::string& command_line) {
-  const AskingOptions asking = MakeAskingOptions(options);
-  const absl::Status status = Asking(asking, suite, endpoint, folder).Run();
-  if (status.ok()) return Conclude(options, folder);
-  std::fprintf(stderr, "%s: %s\n", kProgram, std::string(status.message()).c_str());
-  SayHowToResume(folder, options, command_line);
-  return absl::IsCancelled(status) ? kExitInterrupted : base::kExitFailed;
-}
-
-bool HasRun(const std::string& folder) {
-  return std::filesystem::exists(folder + "/manifest.json");
-}
-
 int RunOneSuite(const RunOptions& options, const std::string& name, const std::string& out,
                 const std::string& command_line) {
-  const SuiteOptions suite_options = OptionsOf(options, name);
-  if (suite_options.data.empty()) {
-    return base::CannotStart(
-        kProgram, absl::InvalidArgumentError(absl::StrCat("the suite ", name, " needs --data")));
-  }
-  auto suite = LoadSuite(suite_options);
-  if (!suite.ok()) return base::CannotStart(kProgram, suite.status());
-  const Endpoint endpoint = MakeEndpoint(options.endpoint);
-  auto model =
-      WaitUntilReady(endpoint, options.endpoint.address, absl::Seconds(options.ready_wait_s));
-  if (absl::IsCancelled(model.status())) return kExitInterrupted;
-  if (!model.ok()) return base::CannotStart(kProgram, model.status());
   const bool several = options.suites.size() > 1;
-  auto folder =
-      RunFolder::Open(out, options.resume && (!several || HasRun(out)),
-                      MakeManifest(options, **suite, suite_options.data, *model, command_line));
-  if (!folder.ok()) return base::CannotStart(kProgram, folder.status());
-  base::LogInfo("eval_started", {{"suite", name},
-                                 {"questions", (*suite)->questions().size()},
-                                 {"model", model->name()},
-                                 {"folder", folder->path()}});
-  return AskAndConclude(options, **suite, endpoint, *folder, command_line);
+  const SuiteRunOptions run_options = {.suite = OptionsOf(options, name),
+                                       .endpoint = options.endpoint,
+                                       .asking = MakeAskingOptions(options),
+                                       .out = out,
+                                       .resume = options.resume && (!several || HasRun(out)),
+                                       .ready_wait_s = options.ready_wait_s,
+                                       .command_line = command_line};
+  const auto run = SuiteRun::Open(run_options);
+  if (absl::IsCancelled(run.status())) return kExitInterrupted;
+  if (!run.ok()) return base::CannotStart(kProgram, run.status());
+  const absl::Status status = (*run)->Ask();
+  if (status.ok()) return Conclude(options, (*run)->folder());
+  std::fprintf(stderr, "%s: %s\n", kProgram, std::string(status.message()).c_str());
+  SayHowToResume((*run)->folder(), options, command_line);
+  return absl::IsCancelled(status) ? kExitInterrupted : base::kExitFailed;
 }
 
 }  // namespace

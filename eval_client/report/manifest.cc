@@ -21,6 +21,9 @@ Json ModelToJson(const inference::v1::ModelInfo& model) {
           {"expert_formats", model.expert_formats()},
           {"precision", model.precision()},
           {"attention", model.attention()},
+          {"linear_formats", model.linear_formats()},
+          {"recipe", model.recipe()},
+          {"recipe_digest", model.recipe_digest()},
           {"context_tokens", model.context_tokens()},
           {"vocab_size", model.vocab_size()},
           {"cpu_workers", model.cpu_workers_ready()},
@@ -36,6 +39,10 @@ inference::v1::ModelInfo ModelFromJson(const Json& json) {
   model.set_expert_formats(json.at("expert_formats").get<std::string>());
   model.set_precision(json.at("precision").get<std::string>());
   model.set_attention(json.at("attention").get<std::string>());
+  // Not in manifests of before there were recipes.
+  model.set_linear_formats(json.value("linear_formats", std::string()));
+  model.set_recipe(json.value("recipe", std::string()));
+  model.set_recipe_digest(json.value("recipe_digest", std::string()));
   model.set_context_tokens(json.at("context_tokens").get<uint32_t>());
   model.set_vocab_size(json.at("vocab_size").get<uint32_t>());
   model.set_cpu_workers_ready(json.at("cpu_workers").get<uint32_t>());
@@ -163,11 +170,30 @@ absl::Status CheckSameRun(const Manifest& earlier, const Manifest& now) {
   TANDEM_RETURN_IF_ERROR(Same("the token limit", earlier.max_tokens, now.max_tokens));
   TANDEM_RETURN_IF_ERROR(Same("the seed", earlier.seed, now.seed));
   TANDEM_RETURN_IF_ERROR(Same("the model digest", earlier.model.digest(), now.model.digest()));
+  TANDEM_RETURN_IF_ERROR(
+      Same("the recipe's digest", earlier.model.recipe_digest(), now.model.recipe_digest()));
+  TANDEM_RETURN_IF_ERROR(SameIfKnown("the formats of linear layers", earlier.model.linear_formats(),
+                                     now.model.linear_formats()));
   TANDEM_RETURN_IF_ERROR(SameIfKnown("the expert formats", earlier.model.expert_formats(),
                                      now.model.expert_formats()));
   TANDEM_RETURN_IF_ERROR(
       SameIfKnown("the precision", earlier.model.precision(), now.model.precision()));
   return SameIfKnown("the attention kernel", earlier.model.attention(), now.model.attention());
+}
+
+AnswerParser HeadlineParser(const Manifest& manifest) {
+  return ParserNamed(manifest.headline_parser).value_or(AnswerParser::kStrict);
+}
+
+Speed TotalSpeed(const Manifest& manifest) {
+  Speed speed;
+  for (const Session& session : manifest.sessions) {
+    speed.asked += session.asked;
+    speed.prompt_tokens += session.prompt_tokens;
+    speed.completion_tokens += session.completion_tokens;
+    speed.wall_s += session.wall_s;
+  }
+  return speed;
 }
 
 void DescribeHost(Manifest* manifest) {

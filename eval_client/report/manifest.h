@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "eval_client/suites/answer_parser.h"
 #include "proto/inference.pb.h"
 
 namespace tandem::eval {
@@ -55,6 +56,20 @@ absl::StatusOr<Manifest> ReadManifest(const std::string& path);
 // Nor does what one of the two does not know: a server tells its kernel and precision after its
 // first step only.
 absl::Status CheckSameRun(const Manifest& earlier, const Manifest& now);
+
+// The parser whose score is the run's score; the strict one when the manifest names one unknown
+// here.
+AnswerParser HeadlineParser(const Manifest& manifest);
+
+// Time and tokens of all sessions together.
+struct Speed {
+  int64_t asked = 0;
+  int64_t prompt_tokens = 0;
+  int64_t completion_tokens = 0;
+  double wall_s = 0.0;
+  double per_second(int64_t count) const { return wall_s > 0.0 ? count / wall_s : 0.0; }
+};
+Speed TotalSpeed(const Manifest& manifest);
 
 // CPU name and core count of this machine into `manifest`.
 void DescribeHost(Manifest* manifest);

@@ -1,12 +1,11 @@
 #include "eval_client/report/table.h"
 
 #include <algorithm>
-#include <unordered_map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "eval_client/report/compare.h"
 #include "eval_client/report/tally.h"
-#include "eval_client/stats/mcnemar.h"
 #include "eval_client/stats/wilson.h"
 #include "lib/base/status_macros.h"
 #include "nlohmann/json.hpp"
@@ -16,16 +15,15 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-AnswerParser HeadlineParser(const Manifest& manifest) {
-  for (AnswerParser parser : AllParsers()) {
-    if (ParserName(parser) == manifest.headline_parser) return parser;
-  }
-  return AnswerParser::kStrict;
+// Those that read this kind of answers.
+std::vector<AnswerParser> ParsersOf(const std::vector<Record>& records) {
+  return ParsersFor(records.empty() ? AnswerKind::kLetter : records[0].kind);
 }
 
 // The suite's own parser first.
-std::vector<AnswerParser> ParsersToShow(const Manifest& manifest) {
-  std::vector<AnswerParser> parsers = AllParsers();
+std::vector<AnswerParser> ParsersToShow(const Manifest& manifest,
+                                        const std::vector<Record>& records) {
+  std::vector<AnswerParser> parsers = ParsersOf(records);
   std::stable_partition(parsers.begin(), parsers.end(),
                         [&](AnswerParser p) { return p == HeadlineParser(manifest); });
   return parsers;
@@ -54,25 +52,6 @@ std::string Head(const Manifest& manifest) {
       model.precision(), model.attention(), manifest.temperature, manifest.max_tokens,
       manifest.seed, model.cpu_workers_ready(), model.gpu_workers_ready(),
       model.digest().substr(0, 16));
-}
-
-struct Speed {
-  int64_t asked = 0;
-  int64_t prompt_tokens = 0;
-  int64_t completion_tokens = 0;
-  double wall_s = 0.0;
-  double per_second(int64_t count) const { return wall_s > 0.0 ? count / wall_s : 0.0; }
-};
-
-Speed TotalSpeed(const Manifest& manifest) {
-  Speed speed;
-  for (const Session& session : manifest.sessions) {
-    speed.asked += session.asked;
-    speed.prompt_tokens += session.prompt_tokens;
-    speed.completion_tokens += session.completion_tokens;
-    speed.wall_s += session.wall_s;
-  }
-  return speed;
 }
 
 std::string SpeedLine(const Manifest& manifest) {
@@ -116,34 +95,14 @@ Json CountsToJson(const Counts& counts) {
           {"failed", counts.failed}};
 }
 
-struct Paired {
-  int64_t both = 0;
-  int64_t only_this = 0;
-  int64_t only_baseline = 0;
-  int64_t neither = 0;
-  int64_t left_out = 0;
-  int64_t compared() const { return both + only_this + only_baseline + neither; }
-};
-
-Paired PairUp(const std::vector<Record>& records, const std::vector<Record>& baseline,
-              AnswerParser parser) {
-  std::unordered_map<std::string, Outcome> baseline_outcome;
-  for (const Record& record : baseline) baseline_outcome[record.id] = Judge(record, parser);
-  Paired paired;
-  for (const Record& record : records) {
-    const auto other = baseline_outcome.find(record.id);
-    const Outcome outcome = Judge(record, parser);
-    if (outcome == Outcome::kFailed || other == baseline_outcome.end() ||
-        other->second == Outcome::kFailed) {
-      ++paired.left_out;
-      continue;
-    }
-    const bool right = outcome == Outcome::kCorrect;
-    const bool right_before = other->second == Outcome::kCorrect;
-    ++(right ? (right_before ? paired.both : paired.only_this)
-             : (right_before ? paired.only_baseline : paired.neither));
-  }
-  return paired;
+std::string LetterLines(const LetterComparison& letters) {
+  return absl::StrFormat(
+      "letters' probabilities: mean divergence %.4g nats (%.4g to %.4g), same most likely letter "
+      "in "
+      "%d of %d (%.1f to %.1f %%)\n",
+      letters.divergence, letters.divergence_interval.low, letters.divergence_interval.high,
+      letters.same_best, letters.questions, 100.0 * letters.same_best_interval.low,
+      100.0 * letters.same_best_interval.high);
 }
 
 }  // namespace
@@ -162,7 +121,7 @@ std::string RenderTable(const Manifest& manifest, const std::vector<Record>& rec
                         "wrong", "unparsed", "truncated", "failed");
   for (const auto& [subject, counts] : tally.subjects) table += Row(subject, width, counts);
   table += std::string(width + 73, '-') + "\n";
-  for (AnswerParser parser : ParsersToShow(manifest)) {
+  for (AnswerParser parser : ParsersToShow(manifest, records)) {
     const std::string name =
         parser == headline ? "total" : absl::StrCat("total (", ParserName(parser), ")");
     table += Row(name, width, CountOutcomes(records, parser).total);
@@ -182,7 +141,7 @@ std::string RenderJson(const Manifest& manifest, const std::vector<Record>& reco
   for (const auto& [subject, counts] : tally.subjects) {
     json["subjects"][subject] = CountsToJson(counts);
   }
-  for (AnswerParser parser : AllParsers()) {
+  for (AnswerParser parser : ParsersOf(records)) {
     json["by_parser"][ParserName(parser)] = CountsToJson(CountOutcomes(records, parser).total);
   }
   json["speed"] = {{"wall_s", speed.wall_s},
@@ -196,24 +155,23 @@ absl::StatusOr<std::string> RenderComparison(const Manifest& manifest,
                                              const std::vector<Record>& records,
                                              const Manifest& baseline,
                                              const std::vector<Record>& baseline_records) {
-  if (manifest.prompts_sha256 != baseline.prompts_sha256) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("expected two runs over the same questions, found ", manifest.suite, " ",
-                     manifest.prompts_sha256.substr(0, 16), " and ", baseline.suite, " ",
-                     baseline.prompts_sha256.substr(0, 16)));
-  }
-  const Paired paired = PairUp(records, baseline_records, HeadlineParser(manifest));
+  TANDEM_RETURN_IF_ERROR(CheckSameQuestions(manifest, baseline));
+  const Comparison c = Compare(records, baseline_records, HeadlineParser(manifest));
+  const Paired& paired = c.paired;
   const double n = std::max<double>(1.0, static_cast<double>(paired.compared()));
-  return absl::StrFormat(
+  std::string text = absl::StrFormat(
       "compared question by question with experts %s, %s, attention %s: %d questions, %d left out\n"
-      "this run %.1f %%, baseline %.1f %%, difference %+.1f points\n"
+      "this run %.1f %%, baseline %.1f %%, difference %+.1f points (%+.1f to %+.1f)\n"
       "right in both %d, in this run alone %d, in the baseline alone %d, in neither %d\n"
-      "McNemar's exact test: p = %.4f (chance of a split this uneven between equals)\n",
+      "McNemar's exact test: p = %.4f (chance of a split this uneven between equals); a true "
+      "difference of %.1f points would be found 4 times in 5\n",
       baseline.model.expert_formats(), baseline.model.precision(), baseline.model.attention(),
       paired.compared(), paired.left_out, 100.0 * (paired.both + paired.only_this) / n,
-      100.0 * (paired.both + paired.only_baseline) / n,
-      100.0 * (paired.only_this - paired.only_baseline) / n, paired.both, paired.only_this,
-      paired.only_baseline, paired.neither, McNemarExactP(paired.only_this, paired.only_baseline));
+      100.0 * (paired.both + paired.only_reference) / n, 100.0 * paired.difference(),
+      100.0 * c.difference_interval.low, 100.0 * c.difference_interval.high, paired.both,
+      paired.only_this, paired.only_reference, paired.neither, c.p, 100.0 * c.detectable);
+  if (c.letters) text += LetterLines(*c.letters);
+  return text;
 }
 
 }  // namespace tandem::eval

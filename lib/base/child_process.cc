@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "lib/base/status_macros.h"
 
 extern char** environ;
 
@@ -39,10 +40,33 @@ std::vector<std::string> Environment(const ChildSpec& spec) {
   return out;
 }
 
+// A file open for writing, or none; closed in the end.
+class FileToWrite {
+ public:
+  // `path` empty: none. `how`: O_APPEND or O_TRUNC.
+  static absl::StatusOr<FileToWrite> Open(const std::string& path, int how) {
+    if (path.empty()) return FileToWrite(-1);
+    const int fd = open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC | how, 0644);
+    if (fd >= 0) return FileToWrite(fd);
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot write ", path, ": ", strerror(errno)));
+  }
+  FileToWrite(FileToWrite&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  FileToWrite& operator=(FileToWrite&&) = delete;
+  ~FileToWrite() {
+    if (fd_ >= 0) close(fd_);
+  }
+  int fd() const { return fd_; }
+
+ private:
+  explicit FileToWrite(int fd) : fd_(fd) {}
+  int fd_;
+};
+
 // After fork, before exec: only calls that are safe while other threads held locks at the fork.
 // Never returns.
-[[noreturn]] void BecomeProgram(char* const* argv, char* const* envp, int log_fd, bool own_group,
-                                pid_t parent, int failure_fd) {
+[[noreturn]] void BecomeProgram(char* const* argv, char* const* envp, int log_fd, int output_fd,
+                                bool own_group, pid_t parent, int failure_fd) {
   // SIGKILL, because a starter that died cannot insist.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(127);  // it died in between
@@ -54,6 +78,7 @@ std::vector<std::string> Environment(const ChildSpec& spec) {
     dup2(log_fd, STDOUT_FILENO);
     dup2(log_fd, STDERR_FILENO);
   }
+  if (output_fd >= 0) dup2(output_fd, STDOUT_FILENO);
   execvpe(argv[0], argv, envp);
   const int why = errno;
   [[maybe_unused]] const ssize_t told = write(failure_fd, &why, sizeof why);
@@ -67,22 +92,18 @@ absl::StatusOr<ChildProcess> ChildProcess::Start(const ChildSpec& spec) {
   std::vector<std::string> env_texts = Environment(spec);
   const std::vector<char*> argv = Pointers(&argv_texts);
   const std::vector<char*> envp = Pointers(&env_texts);
-  int log_fd = -1;
-  if (!spec.log_path.empty()) {
-    log_fd = open(spec.log_path.c_str(), O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0644);
-    if (log_fd < 0) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("cannot write ", spec.log_path, ": ", strerror(errno)));
-    }
-  }
+  TANDEM_ASSIGN_OR_RETURN(const FileToWrite log, FileToWrite::Open(spec.log_path, O_APPEND));
+  TANDEM_ASSIGN_OR_RETURN(const FileToWrite output, FileToWrite::Open(spec.output_path, O_TRUNC));
   int failure[2];
   if (pipe2(failure, O_CLOEXEC) != 0)
     return absl::ResourceExhaustedError("no file descriptors left");
   const pid_t parent = getpid();
   const pid_t pid = fork();
-  if (pid == 0) BecomeProgram(argv.data(), envp.data(), log_fd, spec.own_group, parent, failure[1]);
+  if (pid == 0) {
+    BecomeProgram(argv.data(), envp.data(), log.fd(), output.fd(), spec.own_group, parent,
+                  failure[1]);
+  }
   close(failure[1]);
-  if (log_fd >= 0) close(log_fd);
   int why = pid < 0 ? errno : 0;
   // Ends without a byte when exec closes the pipe.
   if (pid > 0 && read(failure[0], &why, sizeof why) != sizeof why) why = 0;

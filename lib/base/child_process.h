@@ -17,6 +17,7 @@ struct ChildSpec {
   std::string name;               // for messages
   std::vector<std::string> argv;  // [0] is the program: a path, or a name looked up in PATH
   std::string log_path;           // stdout and stderr are appended here; empty: the starter's own
+  std::string output_path;        // stdout alone replaces this file; empty: as above
   bool own_group = true;          // so that Ctrl-C at the terminal reaches the starter alone
   std::vector<std::pair<std::string, std::string>> environment;  // added to the starter's
 };

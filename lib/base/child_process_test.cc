@@ -102,6 +102,24 @@ TEST(ChildProcessTest, AChildDiesWithItsParent) {
   EXPECT_TRUE(state == 'Z' || state == '-') << state;
 }
 
+TEST(ChildProcessTest, OutputMayGoElsewhereThanTheLog) {
+  const std::string log = testing::TempDir() + "/child_log",
+                    output = testing::TempDir() + "/child_output";
+  for (const std::string& path : {log, output}) std::ofstream(path) << "earlier\n";
+  ChildSpec spec = Shell("echo result; echo trouble >&2");
+  spec.log_path = log;
+  spec.output_path = output;
+  auto child = ChildProcess::Start(spec);
+  ASSERT_TRUE(child.ok()) << child.status();
+  EXPECT_EQ(WaitForEnd(*child), 0);
+  const auto content = [](const std::string& path) {
+    std::ifstream file(path);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  EXPECT_EQ(content(log), "earlier\ntrouble\n");
+  EXPECT_EQ(content(output), "result\n");
+}
+
 TEST(FreePortsTest, PortsDiffer) {
   const auto ports = FreePorts(20);
   ASSERT_TRUE(ports.ok());
