@@ -68,12 +68,12 @@ void QuantizeFp8Weights(const float* w, int64_t rows, int64_t cols, uint8_t* cod
 void QuantizeMarlinRow(const MarlinForm& form, const float* w, int64_t cols, uint8_t* codes,
                        uint16_t* scales) {
   const int bias = 1 << (form.bits - 1);
-  const auto levels = static_cast<float>((1 << form.bits) - 1);
+  const float limit = static_cast<float>(bias) - 0.5f;  // of codes: 7.5 or 127.5
   for (int64_t g = 0; g < form.Groups(cols); ++g) {
     const int64_t begin = g * form.group, end = std::min(begin + form.group, cols);
     const float largest = LargestMagnitude(w + begin, end - begin, 0.0f);
     TANDEM_CHECK(std::isfinite(largest));
-    scales[g] = F32ToBF16(largest * (2.0f / levels));
+    scales[g] = F32ToBF16(largest / limit);
     const float scale = BF16ToF32(scales[g]);
     for (int64_t k = begin; k < end; ++k) {
       const float steps = scale == 0.0f ? 0.0f : std::nearbyint(w[k] / scale);

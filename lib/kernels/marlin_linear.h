@@ -1,9 +1,9 @@
 // Linear layers with int4 or int8 weights and bf16 inputs, in the arithmetic of the Marlin kernels
 // (IST-DASLab/marlin and its bf16 descendants): y = x W^T where
 //
-//   scale   one bf16 number for `group` (128 or 64) inputs of one output: bf16(max|w| * 2 / (2^bits
-//   -
-//           1)), symmetric. bf16 and not f16, because Marlin's scales have the type of the inputs
+//   scale   one bf16 number for `group` (128 or 64) inputs of one output, symmetric: bf16(max|w| /
+//           (2^(bits-1) - 0.5)), so that the largest magnitude lies half way between the last
+//           codes of the two signs. bf16 and not f16, because Marlin's scales have the type of the inputs
 //           and DeepSeek's activations leave f16.
 //   code    round(w / scale) to nearest even, clamped to [-2^(bits-1), 2^(bits-1) - 1], stored plus
 //           2^(bits-1): uint4b8 and uint8b128. A group whose scale rounds to zero is all zeros.

@@ -154,6 +154,8 @@ INSTANTIATE_TEST_SUITE_P(
         Setting{"Bf16Reference", Precision::kBf16, AttentionKernel::kReference},
         Setting{"Bf16OneDnn", Precision::kBf16, AttentionKernel::kFlash, LinearKernel::kOneDnn},
         Setting{"Bf16Stored", Precision::kBf16, AttentionKernel::kFlash, LinearKernel::kStored},
+        Setting{"Bf16Fp8Reference", Precision::kBf16, AttentionKernel::kReference,
+                LinearKernel::kFp8},
         Setting{"Bf16Fp8", Precision::kBf16, AttentionKernel::kFlash, LinearKernel::kFp8},
         Setting{
             "Bf16Marlin8", Precision::kBf16, AttentionKernel::kFlash, {LinearKernel::kMarlin8, 64}},
