@@ -83,6 +83,7 @@ absl::StatusOr<LocalCluster> LocalCluster::Start(const ClusterOptions& options) 
     auto state = ReadState(cluster.directory_);
     if (state.ok() && state->value("ready", false)) {
       cluster.address_ = state->value("address", "");
+      cluster.http_address_ = state->value("http_address", "");
       return cluster;
     }
     if (!ProcessAlive(cluster.launcher_pid_)) break;
@@ -94,7 +95,8 @@ absl::StatusOr<LocalCluster> LocalCluster::Start(const ClusterOptions& options) 
 LocalCluster::LocalCluster(LocalCluster&& other) noexcept
     : launcher_pid_(std::exchange(other.launcher_pid_, 0)),
       directory_(std::exchange(other.directory_, "")),
-      address_(std::move(other.address_)) {}
+      address_(std::move(other.address_)),
+      http_address_(std::move(other.http_address_)) {}
 
 LocalCluster::~LocalCluster() {
   if (launcher_pid_ > 0) {

@@ -37,6 +37,7 @@ class LocalCluster {
   ~LocalCluster();  // SIGKILL to the whole group if Stop was not called
 
   const std::string& address() const { return address_; }
+  const std::string& http_address() const { return http_address_; }  // OpenAI's endpoints
   // The processes as the state file lists them now (a restarted worker has a new pid).
   absl::StatusOr<std::vector<ProcessInfo>> Processes() const;
   // SIGTERM to `tandem up`; its exit code, or DEADLINE_EXCEEDED after 30 s.
@@ -47,6 +48,7 @@ class LocalCluster {
   pid_t launcher_pid_ = 0;
   std::string directory_;  // state file and logs; removed at the end
   std::string address_;
+  std::string http_address_;
 };
 
 // True while `pid` exists and is no zombie.
