@@ -74,8 +74,8 @@ Inputs Quantize(const KernelTable& table, const Problem& p) {
   return in;
 }
 
-std::vector<float> Multiply(const KernelTable& table, const Problem& p, const Inputs& in, int64_t rows,
-                       int64_t begin, int64_t end) {
+std::vector<float> Multiply(const KernelTable& table, const Problem& p, const Inputs& in,
+                            int64_t rows, int64_t begin, int64_t end) {
   std::vector<float> y(p.rows * p.outs, std::nanf(""));
   std::vector<float> scratch(BlockLinearScratchFloats(p.cols), std::nanf(""));
   const Fp8LinearArgs args{.x = in.numbers.data(),
@@ -264,7 +264,8 @@ TEST(Fp8Linear, DecodesEveryCode) {
     for (int64_t i = 0; i < 256; ++i) {
       in.numbers.assign(256, 0);
       in.numbers[i] = F32ToBF16(1.0f);
-      ASSERT_EQ(Multiply(*table, p, in, 1, 0, 2)[1], F8E4M3ToF32(p.codes[i])) << table->isa << " " << i;
+      ASSERT_EQ(Multiply(*table, p, in, 1, 0, 2)[1], F8E4M3ToF32(p.codes[i]))
+          << table->isa << " " << i;
     }
   }
 }

@@ -3,8 +3,8 @@
 //
 //   scale   one bf16 number for `group` (128 or 64) inputs of one output, symmetric: bf16(max|w| /
 //           (2^(bits-1) - 0.5)), so that the largest magnitude lies half way between the last
-//           codes of the two signs. bf16 and not f16, because Marlin's scales have the type of the inputs
-//           and DeepSeek's activations leave f16.
+//           codes of the two signs. bf16 and not f16, because Marlin's scales have the type of the
+//           inputs and DeepSeek's activations leave f16.
 //   code    round(w / scale) to nearest even, clamped to [-2^(bits-1), 2^(bits-1) - 1], stored plus
 //           2^(bits-1): uint4b8 and uint8b128. A group whose scale rounds to zero is all zeros.
 //   weight  bf16(code * scale): the code is exact in bf16 and the product is rounded to bf16, to

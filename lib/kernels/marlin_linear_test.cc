@@ -71,7 +71,7 @@ std::vector<uint16_t> Weights(const Problem& p) {
 }
 
 std::vector<float> Multiply(const KernelTable& table, const Problem& p, int64_t rows, int64_t begin,
-                       int64_t end) {
+                            int64_t end) {
   std::vector<float> y(p.rows * p.outs, std::nanf(""));
   std::vector<float> scratch(BlockLinearScratchFloats(p.cols), std::nanf(""));
   const MarlinLinearArgs args{.form = p.form,
