@@ -2,7 +2,9 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,6 +16,8 @@
 #include "lib/kernels/marlin_pack.h"
 #include "lib/model/model_weights.h"
 #include "lib/tensor/codec.h"
+#include "lib/tensor/golden_test_support.h"
+#include "nlohmann/json.hpp"
 
 namespace tandem {
 namespace {
@@ -116,6 +120,47 @@ TEST_F(FormatsGolden, ProductsAreFloat64sWithinTheBound) {
       ASSERT_NEAR(y[i], want[i], (8 + 1 + 2 + 4 + 1) * std::exp2(-24) * magnitude[i]) << name;
     }
   }
+}
+
+// A whole model as DeepSeek ships its own, through config, names and block sizes: every matrix has
+// the values transformers gives it, as the codec reads it and as the worker's fp8 layers keep it.
+TEST(DeepseekFp8Golden, EveryMatrixIsTransformersDequantization) {
+  const char* root = std::getenv("TANDEM_SOURCE_DIR");
+  const std::string folder =
+      std::string(root != nullptr ? root : ".") + "/tests/golden/formats/deepseek_fp8";
+  const auto weights = LoadModel(folder);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  std::ifstream file(folder + "/expected.json");
+  const nlohmann::json expected = nlohmann::json::parse(file, nullptr, false);
+  ASSERT_TRUE(expected.is_object());
+  size_t checked = 0;
+  base::ThreadPool pool(1);
+  const auto check = [&](const Matrix& matrix) {
+    std::string name(matrix.view.name);
+    name.resize(name.size() - std::string(".weight").size());
+    const auto linear = gpu_worker::Fp8Linear::Create(matrix, pool);
+    ASSERT_TRUE(linear.ok()) << linear.status();
+    std::vector<float> read(matrix.rows() * matrix.cols()), kept(read.size());
+    for (int64_t r = 0; r < matrix.rows(); ++r) {
+      DequantizeMatrixRow(matrix, r, &read[r * matrix.cols()]);
+      (*linear)->ReadRow(r, &kept[r * matrix.cols()]);
+    }
+    EXPECT_EQ(Sha256(std::span<const float>(read)), expected.value(name, "missing")) << name;
+    EXPECT_EQ(Sha256(std::span<const float>(kept)), expected.value(name, "missing")) << name;
+    ++checked;
+  };
+  const auto check_ffn = [&](const FfnWeights& ffn) {
+    for (const Matrix* matrix : {&ffn.gate, &ffn.up, &ffn.down}) check(*matrix);
+  };
+  for (const LayerWeights& layer : weights->layers) {
+    const AttentionWeights& a = layer.attention;
+    ASSERT_TRUE(a.q_a.has_value() && a.q_b.has_value() && a.kv_b.has_value());
+    for (const Matrix* matrix : {&*a.q_a, &*a.q_b, &a.kv_a, &*a.kv_b, &a.o}) check(*matrix);
+    if (layer.dense.has_value()) check_ffn(*layer.dense);
+    if (layer.shared.has_value()) check_ffn(*layer.shared);
+    for (const FfnWeights& expert : layer.experts) check_ffn(expert);
+  }
+  EXPECT_EQ(checked, expected.size());
 }
 
 // The generator of make_formats.py.
