@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "eval_client/suites/code_judge.h"
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
 #include "lib/base/program.h"
@@ -75,6 +76,12 @@ absl::StatusOr<std::unique_ptr<SuiteRun>> SuiteRun::Open(const SuiteRunOptions& 
   }
   std::unique_ptr<SuiteRun> run(new SuiteRun(options));
   TANDEM_ASSIGN_OR_RETURN(run->suite_, LoadSuite(options.suite));
+  if (NeedsCodeJudge(*run->suite_)) {
+    TANDEM_ASSIGN_OR_RETURN(const std::shared_ptr<CodeJudge> judge, CodeJudge::Create());
+    run->options_.asking.run_code = [judge](const Question& question, const std::string& answer) {
+      return judge->Verdict(question, answer);
+    };
+  }
   run->endpoint_ = MakeEndpoint(options.endpoint);
   TANDEM_ASSIGN_OR_RETURN(const inference::v1::ModelInfo model,
                           WaitUntilReady(run->endpoint_, options.endpoint.address,

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "lib/base/check.h"
+
 namespace tandem::eval {
 
 double Counts::percent() const {
@@ -90,6 +92,31 @@ Tally CountOutcomes(const std::vector<Record>& records, AnswerParser parser) {
     tally.total.Add(outcome);
   }
   return tally;
+}
+
+double PassAtK(int64_t samples, int64_t passed, int64_t k) {
+  TANDEM_CHECK(passed >= 0 && passed <= samples && k >= 1 && k <= samples);
+  if (samples - passed < k) return 1.0;
+  // C(n - c, k) / C(n, k), factor by factor, so that nothing overflows.
+  double all_fail = 1.0;
+  for (int64_t i = samples - passed + 1; i <= samples; ++i) {
+    all_fail *= 1.0 - static_cast<double>(k) / static_cast<double>(i);
+  }
+  return 1.0 - all_fail;
+}
+
+std::optional<double> MeanPassAtK(const std::vector<Record>& records, int64_t k) {
+  std::map<std::string, Counts> tasks;
+  for (const Record& record : records) {
+    tasks[record.id.substr(0, record.id.find('#'))].Add(Judge(record, AnswerParser::kRun));
+  }
+  double sum = 0.0;
+  for (const auto& [task, counts] : tasks) {
+    if (counts.answered() < k) return std::nullopt;
+    sum += PassAtK(counts.answered(), counts.correct, k);
+  }
+  if (tasks.empty()) return std::nullopt;
+  return sum / static_cast<double>(tasks.size());
 }
 
 }  // namespace tandem::eval

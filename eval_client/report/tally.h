@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,5 +45,14 @@ std::vector<Record> LatestRecords(const std::vector<Record>& records);
 
 // `records` must not repeat an id.
 Tally CountOutcomes(const std::vector<Record>& records, AnswerParser parser);
+
+// The chance that at least one of `k` answers to a task is right, estimated without bias from
+// `samples` answers of which `passed` are: 1 - C(samples - passed, k) / C(samples, k) (Chen et al.
+// 2021, arXiv 2107.03374, section 2.1). CHECKs 0 <= passed <= samples and 1 <= k <= samples.
+double PassAtK(int64_t samples, int64_t passed, int64_t k);
+
+// Its mean over the tasks of a kCode suite; the answers to one task are the records whose ids are
+// the same up to "#". Nothing when there is no task, or one has fewer than `k` answers.
+std::optional<double> MeanPassAtK(const std::vector<Record>& records, int64_t k);
 
 }  // namespace tandem::eval

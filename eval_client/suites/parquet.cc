@@ -55,7 +55,8 @@ bool HasPyarrow(const std::string& python) {
   return RunQuietly({python, "-c", "import pyarrow.parquet"}, kConvertDeadline).ok();
 }
 
-// The interpreter to convert with. Makes the environment when there is none.
+}  // namespace
+
 absl::StatusOr<std::string> PythonWithPyarrow() {
   if (HasPyarrow("python3")) return "python3";
   const fs::path folder = EnvironmentFolder();
@@ -70,6 +71,8 @@ absl::StatusOr<std::string> PythonWithPyarrow() {
       kInstallDeadline));
   return python;
 }
+
+namespace {
 
 absl::StatusOr<std::string> Convert(const std::string& python, const std::string& path) {
   const std::string out =

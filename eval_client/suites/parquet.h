@@ -17,4 +17,7 @@ inline constexpr char kPyarrow[] = "pyarrow==21.0.0";
 // says what was missing and how to convert the file by hand.
 absl::StatusOr<std::string> ParquetToJsonLines(const std::string& path);
 
+// The interpreter it converts with, made as said above when there is none.
+absl::StatusOr<std::string> PythonWithPyarrow();
+
 }  // namespace tandem::eval

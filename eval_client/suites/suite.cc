@@ -33,7 +33,6 @@ std::string BeyondThePrompt(const Question& question) {
 
 }  // namespace
 
-
 const std::vector<std::string>& SuiteNames() {
   static const std::vector<std::string> names = {"quiz", "mmlu", "mmlu_pro", "gsm8k", "humaneval"};
   return names;

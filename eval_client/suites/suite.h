@@ -29,10 +29,10 @@ class Suite {
 };
 
 struct SuiteOptions {
-  std::string name;  // see SuiteNames
+  std::string name = {};  // see SuiteNames
   // A folder with a folder of the suite's name in it, that folder itself, or a file; which files,
   // each suite's header says. May be empty for the quiz, which ships with the project.
-  std::string data;
+  std::string data = {};
   int limit = 0;    // > 0: only the first so many questions; 0: 1000 of mmlu and mmlu_pro, else all
   int shots = -1;   // solved examples in front of each question; -1: as the variant has it
   int samples = 1;  // answers per question, each with its own seed (humaneval)
