@@ -27,7 +27,7 @@ struct HostBackendOptions {
   LinearFormat linear;  // of every linear layer but the router; needs bf16 unless native
   // Of single layers, by Hugging Face module path ("model.layers.3.self_attn.q_a_proj"); others
   // have `linear`.
-  std::map<std::string, LinearFormat> linear_of;
+  std::map<std::string, LinearFormat> linear_of = {};
 
   LinearFormat FormatOf(const std::string& module) const {
     const auto found = linear_of.find(module);
