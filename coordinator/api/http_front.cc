@@ -1,8 +1,11 @@
 #include "coordinator/api/http_front.h"
 
+#include "absl/strings/match.h"
 #include "absl/time/clock.h"
 #include "coordinator/api/openai_defaults.h"
+#include "lib/base/log.h"
 #include "lib/base/status_macros.h"
+#include "lib/rpc/address.h"
 
 namespace tandem::coordinator {
 namespace {
@@ -39,6 +42,13 @@ absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Start(const HttpFrontOptio
   TANDEM_ASSIGN_OR_RETURN(of_handler.keys, ApiKeys::Load(options.api_key, options.api_key_file));
   std::unique_ptr<HttpFront> front(new HttpFront(std::move(of_handler)));
   if (options.listen.empty()) return front;
+  TANDEM_ASSIGN_OR_RETURN(const rpc::HostPort listen, rpc::ParseHostPort(options.listen));
+  const bool is_local =
+      listen.host == "localhost" || listen.host == "::1" || absl::StartsWith(listen.host, "127.");
+  if (!is_local && !front->handler_.needs_key()) {
+    base::LogWarning("http_open_to_all", {{"listen", options.listen},
+                                          {"hint", "set TANDEM_API_KEY or --api-key-file"}});
+  }
   HttpServerOptions of_server;
   of_server.listen = options.listen;
   of_server.threads = options.threads;

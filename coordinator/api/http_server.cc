@@ -303,6 +303,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
       framing.body_bytes = part.body.size();
       status_sent_ = part.head->status;
       chunked_ = framing.chunked;
+      part.head->fields.emplace_back(
+          "Date", absl::FormatTime("%a, %d %b %Y %H:%M:%S GMT", absl::Now(), absl::UTCTimeZone()));
       shared_->handler->Decorate(request_, &*part.head);
       out_ = HeadBytes(*part.head, framing, request_.id);
     }

@@ -207,8 +207,7 @@ class HttpServerTest : public testing::Test {
 
 constexpr char kGet[] = "GET /echo HTTP/1.1\r\nHost: x\r\n\r\n";
 constexpr char kGetAndClose[] = "GET /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-constexpr char kStreamAndClose[] =
-    "GET /stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+constexpr char kStreamAndClose[] = "GET /stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 constexpr char kStream[] = "GET /stream HTTP/1.1\r\nHost: x\r\n\r\n";
 
 TEST_F(HttpServerTest, AnswersAndEchoesTheRequestId) {

@@ -55,6 +55,9 @@ namespace {
 using inference::v1::GenerateRequest;
 
 constexpr char kChatPath[] = "/v1/chat/completions";
+// Of one call, the chosen ones included: each is 30 to 60 bytes of the answer. 256 prompts of 4096
+// tokens with the one best token each fit.
+constexpr uint64_t kPromptLogprobsMax = 4 << 20;
 
 HttpPart JsonPart(const OutputJson& json) {
   HttpPart part;
@@ -329,11 +332,12 @@ uint32_t OpenAiHandler::ContextTokens() const {
 std::string OpenAiHandler::Fingerprint() const {
   const auto engine = options_.parts.loop->engine();
   const std::string computed =
-      engine ? absl::StrCat(engine->precision(), "/", engine->attention(), "/", engine->backend())
+      engine ? absl::StrCat(engine->precision(), "/", engine->attention(), "/",
+                            engine->linear_formats(), "/", engine->backend())
              : "";
-  const uint64_t hash = NameHash(
-      absl::StrCat(base::VersionString(), "/", options_.parts.registry->Summary().model_digest, "/",
-                   options_.parts.model->expert_formats(), "/", computed));
+  const uint64_t hash = NameHash(absl::StrCat(
+      base::VersionString(), "/", options_.parts.registry->Summary().model_digest, "/",
+      options_.parts.model->expert_formats(), "/", options_.parts.recipe_digest, "/", computed));
   return absl::StrFormat("fp_%016x", hash);
 }
 
@@ -381,6 +385,7 @@ std::optional<ApiError> OpenAiHandler::Prepare(const OpenAiCall& call, const std
   const RequestLimits limits = Limits();
   const absl::Duration arrival = options_.parts.clock->Monotonic();
   std::vector<uint32_t> ids;
+  uint64_t entries = 0;
   for (size_t i = 0; i < call.choices(); ++i) {
     GenerateRequest request = RequestOfChoice(call, i, RandomBits());
     request.set_request_id(call.choices() == 1 ? id : absl::StrCat(id, "/", i));
@@ -400,6 +405,13 @@ std::optional<ApiError> OpenAiHandler::Prepare(const OpenAiCall& call, const std
                         "invalid_value");
     }
     generation->arrival = arrival;
+    if (request.prompt_logprobs_plus1() > 0)
+      entries += uint64_t{ids.size()} * (request.prompt_logprobs_plus1() + 1);
+    if (entries > kPromptLogprobsMax) {
+      return BadRequest(absl::StrCat("expected at most ", kPromptLogprobsMax,
+                                     " log probabilities of prompt tokens in one call, found more"),
+                        "logprobs", "invalid_value");
+    }
     out->push_back(*std::move(generation));
   }
   return std::nullopt;

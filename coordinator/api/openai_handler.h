@@ -38,6 +38,8 @@ class OpenAiHandler final : public HttpHandler {
   void Done(const HttpOutcome& outcome) override;
   void CountConnections(int open) override;
 
+  bool needs_key() const { return options_.keys.required(); }
+
  private:
   friend struct OpenAiRoutes;
 

@@ -36,13 +36,14 @@ void AnswerInbox::Send(size_t index, GenerateChunk chunk) {
   if (cancelled_->load()) return;
   {
     absl::MutexLock lock(&mutex_);
-    if (streams_) waiting_bytes_ += chunk.ByteSizeLong();
+    // One chunk may be larger: that of a long prompt's log probabilities.
     if (waiting_bytes_ > kWaitingBytesMax) {
       failure_ = absl::ResourceExhaustedError(
           absl::StrCat("the client did not read ", kWaitingBytesMax >> 20, " MiB of its answer"));
       cancelled_->store(true);
       return;
     }
+    if (streams_) waiting_bytes_ += chunk.ByteSizeLong();
     Answer& answer = answers_[index];
     Append(std::move(chunk), &answer.chunk);
     answer.fresh = true;
@@ -100,14 +101,15 @@ HttpPart OpenAiReply::TakeWhole() {
   if (head_sent_ || !parts_.inbox->AllEnded()) return {};
   head_sent_ = true;
   std::vector<AnswerInbox::Answer> answers = parts_.inbox->Take();
-  std::vector<OutputJson> choices;
+  std::vector<std::string> choices;
   for (size_t i = 0; i < answers.size(); ++i) {
-    choices.push_back(parts_.renderers[i].Whole(answers[i].chunk));
+    choices.push_back(DumpJson(parts_.renderers[i].Whole(answers[i].chunk)));
     parts_.usage.completion_tokens += answers[i].chunk.completion_tokens();
+    answers[i].chunk.Clear();
   }
   HttpPart part;
   part.head.emplace();
-  part.body = WholeBody(parts_.envelope, parts_.call->chat, std::move(choices), parts_.usage);
+  part.body = WholeBody(parts_.envelope, parts_.call->chat, choices, parts_.usage);
   part.last = true;
   return part;
 }

@@ -138,7 +138,7 @@ TEST_F(OpenAiReplyTest, WhoeverLetsGoCancels) {
 TEST_F(OpenAiReplyTest, AStreamThatNobodyReadsIsGivenUp) {
   const auto reply = Make(/*stream=*/true, 1);
   const std::string much(1 << 20, 'x');
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < 9; ++i) {
     EXPECT_FALSE(generations_[0].cancelled->load());
     generations_[0].send(Text(much));
   }

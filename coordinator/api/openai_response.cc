@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "lib/base/text.h"
 
 namespace tandem::coordinator {
@@ -206,12 +208,13 @@ void ChoiceRenderer::AddPosition(uint32_t id, const PositionLogprobs* at, Output
   (*out)["top_logprobs"].push_back(std::move(top));
 }
 
-std::string WholeBody(const OpenAiEnvelope& envelope, bool chat, std::vector<OutputJson> choices,
-                      const OpenAiUsage& usage) {
-  OutputJson out = Envelope(envelope, chat ? "chat.completion" : "text_completion");
-  out["choices"] = std::move(choices);
-  out["usage"] = UsageJson(usage);
-  return DumpJson(out);
+std::string WholeBody(const OpenAiEnvelope& envelope, bool chat,
+                      const std::vector<std::string>& choices, const OpenAiUsage& usage) {
+  std::string out = DumpJson(Envelope(envelope, chat ? "chat.completion" : "text_completion"));
+  out.pop_back();  // goes on with two fields more
+  absl::StrAppend(&out, ",\"choices\":[", absl::StrJoin(choices, ","),
+                  "],\"usage\":", DumpJson(UsageJson(usage)), "}");
+  return out;
 }
 
 std::string EventBody(const OpenAiEnvelope& envelope, bool chat, OutputJson choice,

@@ -71,9 +71,10 @@ OutputJson FinishReasonJson(inference::v1::FinishReason reason);
 std::string ChatTokenText(const Tokenizer& tokenizer, uint32_t id);
 std::string CompletionTokenText(const Tokenizer& tokenizer, uint32_t id);
 
-// Whole bodies. `choices` in order of their index.
-std::string WholeBody(const OpenAiEnvelope& envelope, bool chat, std::vector<OutputJson> choices,
-                      const OpenAiUsage& usage);
+// Whole bodies. `choices` are JSON texts in order of their index: as trees, the log probabilities
+// of a batch of long prompts would take ten times the memory.
+std::string WholeBody(const OpenAiEnvelope& envelope, bool chat,
+                      const std::vector<std::string>& choices, const OpenAiUsage& usage);
 // One event of a stream. With `include_usage` it says null, as OpenAI's does.
 std::string EventBody(const OpenAiEnvelope& envelope, bool chat, OutputJson choice,
                       bool include_usage);

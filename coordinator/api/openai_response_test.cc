@@ -178,12 +178,12 @@ TEST_F(OpenAiResponseTest, OffsetsStayInsideATextThatAStopStringCut) {
 TEST(OpenAiBodies, Whole) {
   const OpenAiEnvelope envelope = {"chatcmpl-1", 123, "m", "fp_0"};
   const OutputJson body =
-      OutputJson::parse(WholeBody(envelope, true, {OutputJson{{"index", 0}}}, {5, 2}));
+      OutputJson::parse(WholeBody(envelope, true, {R"({"index":0})", R"({"index":1})"}, {5, 2}));
   EXPECT_EQ(body["object"], "chat.completion");
   EXPECT_EQ(body["created"], 123);
   EXPECT_EQ(body["usage"]["total_tokens"], 7);
-  EXPECT_EQ(body["choices"].size(), 1u);
-  EXPECT_EQ(body["choices"][0]["index"], 0);
+  EXPECT_EQ(body["choices"].size(), 2u);
+  EXPECT_EQ(body["choices"][1]["index"], 1);
 }
 
 TEST(OpenAiBodies, UsageOnlyWhereAsked) {

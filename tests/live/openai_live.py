@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
-"""openai-python and lm-eval, unmodified, against OpenAI's endpoints of a real cluster: tests/openai/openai_clients_test.py
-where all packages are there."""
+"""openai-python and lm-eval, unmodified, against OpenAI's endpoints of a real cluster.
+
+tests/openai/openai_clients_test.py, where all packages are there.
+"""
 
 import pathlib
 import runpy

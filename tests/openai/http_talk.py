@@ -104,7 +104,7 @@ def events(talk):
         while b"\n\n" in text:
             event, text = text.split(b"\n\n", 1)
             if event.startswith(b"data: "):
-                data = event[len(b"data: "):]
+                data = event[len(b"data: ") :]
                 yield None if data == b"[DONE]" else json.loads(data)
 
 

@@ -75,7 +75,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const PromptEcho echo = {"ab", {97, 98}, (data[0] & 8) != 0};
   const OpenAiEnvelope envelope = {"id", 1, "model", "fp"};
   ChoiceRenderer whole(&ByteTokenizer(), &call, 0, echo);
-  CheckSound(WholeBody(envelope, call.chat, {whole.Whole(chunk)}, {2, 1}));
+  CheckSound(WholeBody(envelope, call.chat, {DumpJson(whole.Whole(chunk))}, {2, 1}));
   ChoiceRenderer events(&ByteTokenizer(), &call, 0, echo);
   for (int i = 0; i < 2; ++i) {
     for (OutputJson& choice : events.Events(chunk))
