@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -125,8 +126,9 @@ TEST_F(ModelSourcesTest, TheDigestCoversBothSides) {
   EXPECT_EQ(mixed, digest(bf16, (folder_ / "copy.gguf").string())) << "places do not count";
 }
 
-// Half a model, all zeros: its routed experts, or everything else.
-void WriteHalf(const std::string& path, bool experts) {
+// Half a model, all zeros: its routed experts, or everything else. `old_file`: without the key that
+// names the scoring function.
+void WriteHalf(const std::string& path, bool experts, bool old_file = false) {
   SynthOptions options;
   options.config = SmallV3();
   options.config.num_nextn_predict_layers = 0;
@@ -139,7 +141,12 @@ void WriteHalf(const std::string& path, bool experts) {
       plans.push_back(tensor.plan);
   }
   ASSERT_FALSE(plans.empty());
-  const auto layout = LayOutGguf(*GgufConfigKeys(options.config, options.fused_kv_b), plans);
+  GgufKeyValues keys = *GgufConfigKeys(options.config, options.fused_kv_b);
+  if (old_file) {
+    std::erase_if(
+        keys, [](const auto& entry) { return absl::EndsWith(entry.first, ".expert_gating_func"); });
+  }
+  const auto layout = LayOutGguf(keys, plans);
   ASSERT_TRUE(layout.ok()) << layout.status();
   auto file = WeightFileWriter::Create(path, *layout, false);
   ASSERT_TRUE(file.ok()) << file.status();
@@ -162,6 +169,31 @@ TEST_F(ModelSourcesTest, EachFileMayHoldItsHalfOnly) {
   EXPECT_THAT(std::string(alone.status().message()),
               HasSubstr("blk.1.ffn_gate_exps.weight [16, 256, 256] is missing"));
   EXPECT_FALSE(LoadModel(experts).ok());
+}
+
+TEST_F(ModelSourcesTest, RoutingIsThatOfTheDenseSource) {
+  const std::string dense = (folder_ / "dense.gguf").string();
+  const std::string experts = (folder_ / "experts.gguf").string();
+  WriteHalf(dense, false, /*old_file=*/true);
+  WriteHalf(experts, true);
+  const absl::StatusOr<ModelWeights> assumed = LoadModel({dense, experts});
+  ASSERT_TRUE(assumed.ok()) << assumed.status();
+  EXPECT_EQ(assumed->config.scoring_func, ScoringFunc::kSigmoid);
+  EXPECT_FALSE(assumed->config.assumptions.empty());
+  const absl::StatusOr<ModelWeights> as_file =
+      LoadModel({dense, experts}, {.routing = OldFileRouting::kAsFile});
+  ASSERT_TRUE(as_file.ok()) << as_file.status();
+  EXPECT_EQ(as_file->config.scoring_func, ScoringFunc::kSoftmax);
+  EXPECT_NE(as_file->digest, assumed->digest);
+}
+
+TEST_F(ModelSourcesTest, TheRopeLayoutIsThatOfTheDenseSource) {
+  ModelConfig config = SmallV3();
+  config.rope_layout = RopeLayout::kSplitHalves;
+  const std::string dense = Make("bf16", ContainerKind::kSafetensors, config);
+  const absl::StatusOr<ModelWeights> model = LoadModel({dense, Gguf("q8_0")});
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(model->config.rope_layout, RopeLayout::kSplitHalves);
 }
 
 TEST(RoutedExpertNamesTest, OfBothContainers) {
