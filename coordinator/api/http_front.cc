@@ -10,13 +10,14 @@
 namespace tandem::coordinator {
 namespace {
 
+constexpr char kNone[] = "none";
 constexpr absl::Duration kLookInterval = absl::Milliseconds(5);
 
 }  // namespace
 
 void AddHttpOptions(CLI::App& app, HttpFrontOptions* o) {
   app.add_option("--http-listen", o->listen,
-                 "Address of OpenAI's endpoints over HTTP; empty: none. Port 0 takes any free one")
+                 "Address of OpenAI's endpoints over HTTP, or none. Port 0 takes any free one")
       ->capture_default_str();
   app.add_option("--http-threads", o->threads, "Threads that read requests and write answers")
       ->capture_default_str()
@@ -41,7 +42,7 @@ absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Start(const HttpFrontOptio
   TANDEM_ASSIGN_OR_RETURN(of_handler.defaults, ReadSamplingDefaults(model_path));
   TANDEM_ASSIGN_OR_RETURN(of_handler.keys, ApiKeys::Load(options.api_key, options.api_key_file));
   std::unique_ptr<HttpFront> front(new HttpFront(std::move(of_handler)));
-  if (options.listen.empty()) return front;
+  if (options.listen == kNone) return front;
   TANDEM_ASSIGN_OR_RETURN(const rpc::HostPort listen, rpc::ParseHostPort(options.listen));
   const bool is_local =
       listen.host == "localhost" || listen.host == "::1" || absl::StartsWith(listen.host, "127.");

@@ -13,7 +13,7 @@
 namespace tandem::coordinator {
 
 struct HttpFrontOptions {
-  std::string listen = "127.0.0.1:8000";  // empty: no HTTP
+  std::string listen = "127.0.0.1:8000";  // or "none"
   int threads = 2;
   std::string api_key;
   std::string api_key_file;
@@ -25,7 +25,7 @@ void AddHttpOptions(CLI::App& app, HttpFrontOptions* options);
 class HttpFront {
  public:
   // `model_path` is where generation_config.json is looked for; parts and `metrics` must outlive
-  // the front. Serves at once. With an empty `listen` nothing is served.
+  // the front. Serves at once, unless `listen` is "none".
   static absl::StatusOr<std::unique_ptr<HttpFront>> Start(const HttpFrontOptions& options,
                                                           const InferenceParts& parts,
                                                           const std::string& model_path,

@@ -1,9 +1,11 @@
 """OpenAI's endpoints of a real cluster, with nothing but sockets: what they answer, and what they do to clients that
-send nonsense, leave, come in crowds or without a key. The model is models/quiz. Skips when a program is not built."""
+send nonsense, leave, come in crowds or without a key. The model is models/quiz. Skips when a program is not built.
+"""
 
 import concurrent.futures
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -340,6 +342,49 @@ def test_crowd(checks, http):
     checks.expect(f"{CROWD} streams at once", together == alone, f"{seconds:.1f} s")
 
 
+def test_slow_readers(checks, cluster, http):
+    """Streams that nobody reads, with so many log probabilities that they fill every buffer, hold up nobody else."""
+    body = {**LONG, "stream": True, "logprobs": 100}
+    talks = [Talk(http) for _ in range(4)]
+    for talk in talks:
+        talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        talk.send(request_bytes("POST", COMPLETIONS, body))
+    eventually(lambda: metric(cluster, "tandem_num_requests_running") == len(talks))
+    time.sleep(1)
+    start = time.monotonic()
+    answer = completion(http, prompt="Which city", max_tokens=5, temperature=0)
+    seconds = time.monotonic() - start
+    checks.expect(
+        "slow readers hold up nobody", answer["usage"]["completion_tokens"] == 5 and seconds < 5, f"{seconds:.2f} s"
+    )
+    for talk in talks:
+        talk.close()
+    freed = eventually(lambda: metric(cluster, "tandem_num_requests_running") == 0)
+    checks.expect("and are freed when they leave", freed, len(talks))
+
+
+def test_launcher(checks):
+    """What `tandem up` tells its command, and what it says about a port in use."""
+    script = 'echo "$TANDEM_HTTP_ADDRESS"'
+    command = [PROGRAMS / "tandem", "up", "--model", MODEL, "--", "/bin/sh", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    address = done.stdout.strip()
+    checks.expect("the command knows the address", address.startswith("127.0.0.1:"), address)
+    checks.expect("it is shown", f"http://{address}/v1" in done.stderr, done.stderr.strip()[-200:])
+    off = subprocess.run(
+        [*command[:4], "--http-listen", "none", *command[4:]], capture_output=True, text=True, timeout=120
+    )
+    checks.expect("without HTTP", off.returncode == 0 and off.stdout.strip() == "", off.stdout)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        coordinator = [PROGRAMS / "tandem-coordinator", "--model", MODEL, "--listen", "127.0.0.1:0"]
+        done = subprocess.run([*coordinator, "--http-listen", address], capture_output=True, text=True, timeout=60)
+        last = done.stderr.strip().splitlines()[-1]
+        checks.expect("a port in use", done.returncode == 2 and address in last, last)
+
+
 def test_keys_and_limits(checks):
     environment = {"TANDEM_API_KEY": "secret", "TANDEM_QUEUE_MAX": "2", "TANDEM_HTTP_CORS_ORIGIN": "*"}
     os.environ.update(environment)
@@ -439,12 +484,16 @@ def main():
         ):
             with checks.guarded(test.__name__):
                 test(checks, http)
+        with checks.guarded("slow readers"):
+            test_slow_readers(checks, cluster, http)
         with checks.guarded("leaving"):
             test_leaving(checks, cluster, http)
     with checks.guarded("keys and limits"):
         test_keys_and_limits(checks)
     with checks.guarded("not ready"):
         test_not_ready(checks)
+    with checks.guarded("launcher"):
+        test_launcher(checks)
     sys.exit(checks.exit_code())
 
 

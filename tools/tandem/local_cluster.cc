@@ -85,7 +85,7 @@ absl::Status LocalCluster::StartAll() {
   // Workers need to know the port before the coordinator has told it.
   if (listen.port == 0) listen.port = static_cast<uint16_t>(ports[0]);
   address_ = rpc::FormatHostPort(listen);
-  if (!options_.http_listen.empty()) {
+  if (options_.http_listen != "none") {
     TANDEM_ASSIGN_OR_RETURN(rpc::HostPort http, rpc::ParseHostPort(options_.http_listen));
     if (http.port == 0) http.port = static_cast<uint16_t>(ports.back());
     http_address_ = rpc::FormatHostPort(http);
@@ -101,7 +101,7 @@ absl::Status LocalCluster::StartAll() {
   };
   add("coordinator", "coordinator");
   processes_[0].own.listen = address_;
-  processes_[0].own.http = http_address_;
+  processes_[0].own.http = http_address_.empty() ? "none" : http_address_;
   add("gpu_worker", "gpu-0");
   for (int i = 0; i < options_.cpu_workers; ++i) add("cpu_worker", absl::StrCat("cpu-", i));
   for (Process& process : processes_) TANDEM_RETURN_IF_ERROR(StartProcess(&process));

@@ -44,7 +44,7 @@ void AddUpOptions(CLI::App& app, UpOptions* o) {
   app.add_option("--listen", o->listen, "Address for users; port 0 takes any free one")
       ->capture_default_str();
   app.add_option("--http-listen", o->http_listen,
-                 "Address of OpenAI's endpoints; port 0 takes any free one, empty: none")
+                 "Address of OpenAI's endpoints; port 0 takes any free one; none: no HTTP")
       ->capture_default_str();
   app.add_option("--wait-ready-seconds", o->wait_ready_seconds,
                  "Give up when the cluster is not ready by then")
@@ -120,7 +120,8 @@ std::vector<std::string> CoordinatorArgs(const UpOptions& o, const Addresses& ow
                                    own.admin,
                                    "--expect-cpu-workers",
                                    absl::StrCat(o.cpu_workers),
-                                   absl::StrCat("--http-listen=", own.http)};
+                                   "--http-listen",
+                                   own.http};
   Pass("--recipe", o.recipe, &args);
   Pass("--replicas", o.replicas, &args);
   Pass("--replace-after-seconds", o.replace_after_seconds, &args);

@@ -17,7 +17,7 @@ struct UpOptions {
   int gpu_threads = 0;  // 0: one per core
   int cpu_threads = 0;  // 0: the cores shared between the CPU workers
   std::string listen = "127.0.0.1:0";
-  std::string http_listen = "127.0.0.1:0";  // empty: no HTTP
+  std::string http_listen = "127.0.0.1:0";  // or "none"
   double wait_ready_seconds = 600;
   bool no_restart = false;
   bool json = false;
@@ -43,7 +43,7 @@ absl::Status ApplyRecipe(const CLI::App& app, UpOptions* options);
 struct Addresses {
   std::string listen;
   std::string admin;
-  std::string http = {};  // of the coordinator: OpenAI's endpoints; empty: none
+  std::string http = {};  // of the coordinator: OpenAI's endpoints, or "none"
 };
 
 // The arguments behind the program's name. `coordinator` is the coordinator's address.
