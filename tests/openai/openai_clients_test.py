@@ -236,23 +236,32 @@ PROMPT = (
 )
 
 
-def task(model):
-    """A multiple-choice task for lm-eval; JSON is YAML."""
-    return json.dumps(
-        {
-            "task": "tandem_quiz",
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": str(model / "quiz_test.jsonl")}},
-            "test_split": "test",
-            "output_type": "multiple_choice",
-            "doc_to_text": PROMPT,
-            "doc_to_choice": list(LETTERS),
-            "doc_to_target": "answer",
-            "target_delimiter": "",
-            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-            "metadata": {"version": 1},
-        }
-    )
+def write_tasks(model, folder):
+    """The quiz for lm-eval, once by likelihood and once by what is generated. JSON is YAML."""
+    shared = {
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(model / "quiz_test.jsonl")}},
+        "test_split": "test",
+        "doc_to_text": PROMPT,
+        "target_delimiter": "",
+        "metadata": {"version": 1},
+    }
+    scored = {
+        "task": "tandem_quiz",
+        "output_type": "multiple_choice",
+        "doc_to_choice": list(LETTERS),
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    generated = {
+        "task": "tandem_quiz_generated",
+        "output_type": "generate_until",
+        "doc_to_target": "{{['A', 'B', 'C', 'D'][answer]}}",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 4, "temperature": 0},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+    for task in (scored, generated):
+        (folder / f"{task['task']}.yaml").write_text(json.dumps({**shared, **task}))
 
 
 class Scorer:
@@ -281,9 +290,9 @@ class Scorer:
         return {entry.token_id: entry.logprob for entry in tokens[0].logprobs.listed}
 
 
-def run_lm_eval(http, model, folder, **arguments):
-    """lm-eval's results on the first questions: ({(context, continuation): (log-likelihood, is_greedy)}, accuracy,
-    the function that makes its token ids)."""
+def run_lm_eval(http, folder, **arguments):
+    """lm-eval's results on the first questions: ({(context, continuation): (log-likelihood, is_greedy)}, accuracy by
+    likelihood, accuracy by generation, the function that makes its token ids)."""
     import lm_eval
     from lm_eval.models.openai_completions import LocalCompletionsAPI
     from lm_eval.tasks import TaskManager
@@ -293,7 +302,7 @@ def run_lm_eval(http, model, folder, **arguments):
     )
     out = lm_eval.simple_evaluate(
         model=lm,
-        tasks=["tandem_quiz"],
+        tasks=["tandem_quiz", "tandem_quiz_generated"],
         limit=QUESTIONS,
         log_samples=True,
         bootstrap_iters=0,
@@ -304,13 +313,15 @@ def run_lm_eval(http, model, folder, **arguments):
         for i, response in enumerate(sample["filtered_resps"]):
             context, continuation = tuple(sample["arguments"][i])
             found[context, continuation] = tuple(response)
-    return found, out["results"]["tandem_quiz"]["acc,none"], lm._encode_pair
+    results = out["results"]
+    generated = results["tandem_quiz_generated"]["exact_match,none"]
+    return found, results["tandem_quiz"]["acc,none"], generated, lm._encode_pair
 
 
 def test_lm_eval(checks, http, scorer, model):
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tandem_lm_eval_"))
     try:
-        (folder / "tandem_quiz.yaml").write_text(task(model))
+        write_tasks(model, folder)
         os.environ["HF_HOME"] = str(folder / "hf")
         ways = {
             "local tokenizer": {"tokenizer_backend": "huggingface", "tokenizer": str(model)},
@@ -325,12 +336,12 @@ def test_lm_eval(checks, http, scorer, model):
         results = {}
         for name, arguments in ways.items():
             with checks.guarded(f"lm-eval, {name}"):
-                results[name], accuracy, encode = run_lm_eval(http, model, folder, **arguments)
+                results[name], scored, generated, encode = run_lm_eval(http, folder, **arguments)
                 # models/quiz/README.md has 97.5 % for the questions these begin with; that less three standard errors.
                 checks.expect(
                     f"lm-eval, {name}",
-                    len(results[name]) == 4 * QUESTIONS and accuracy > 0.9,
-                    f"accuracy {accuracy} of {QUESTIONS}",
+                    len(results[name]) == 4 * QUESTIONS and scored > 0.9 and generated > 0.9,
+                    f"accuracy of {QUESTIONS}: {scored} by likelihood, {generated} by generation",
                 )
                 compare(checks, name, results[name], encode, scorer)
         checks.expect(
