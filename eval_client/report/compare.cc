@@ -32,14 +32,18 @@ std::vector<RecordPair> PairUp(const std::vector<Record>& records,
     }
     pairs.emplace_back(&record, other->second);
   }
+  // Journals are in order of answering, which chance decides; the bootstrap's draws are by place.
+  std::sort(pairs.begin(), pairs.end(), [](const RecordPair& a, const RecordPair& b) {
+    return a.first->id < b.first->id;
+  });
   return pairs;
 }
 
 double Detectable(const Paired& paired) {
   if (paired.compared() == 0) return 1.0;
-  const double share = paired.flips() > 0 ? static_cast<double>(paired.flips()) / paired.compared()
-                                          : WilsonInterval95(0, paired.compared()).high;
-  return SmallestDetectableDifference(paired.compared(), share);
+  return SmallestDetectableDifference(
+      paired.compared(),
+      static_cast<double>(paired.flips()) / static_cast<double>(paired.compared()));
 }
 
 std::optional<LetterComparison> CompareLetters(const std::vector<RecordPair>& pairs) {

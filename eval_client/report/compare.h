@@ -43,8 +43,8 @@ struct Comparison {
   Interval difference_interval;  // of paired.difference(): bootstrap over questions, 95 %
   double p = 1.0;                // McNemar, exact, two-sided
   double p_holm = 1.0;           // after correction, where it is one of a family; else p
-  // Smallest true difference found in 80 % of repetitions at the 5 % level (stats/detectable.h).
-  // Where no answer flipped, for the largest share of flips that fits that (Wilson's bound).
+  // Smallest true difference found in 80 % of repetitions at the 5 % level, given as many flips
+  // (stats/detectable.h).
   double detectable = 1.0;
   std::optional<LetterComparison> letters;  // none when no question has them in both runs
 };

@@ -294,6 +294,23 @@ TEST(Table, JsonHoldsTheSameNumbers) {
   EXPECT_DOUBLE_EQ(json["speed"]["questions_per_s"], 2.0);
 }
 
+TEST(Table, ShowsScoredLettersAndPassAtK) {
+  std::vector<Record> scored = FourRecords();
+  for (Record& record : scored) record.letter_logprobs = {-0.1f, -2.0f, -3.0f, -4.0f};
+  EXPECT_THAT(RenderTable(MakeManifest(), scored),
+              HasSubstr("total (logprob)         3        3  100.0"));
+  std::vector<Record> code;
+  for (int i = 0; i < 10; ++i) {
+    code.push_back(MakeRecord(absl::StrCat("t#", i), "code"));
+    code.back().kind = AnswerKind::kCode;
+    code.back().verdict = i < 3 ? kVerdictPassed : "timeout";
+  }
+  EXPECT_THAT(RenderTable(MakeManifest(), code),
+              HasSubstr("Of the tasks, pass@1 30.0 %, pass@5 91.7 %, pass@10 100.0 % (estimated"));
+  const auto json = nlohmann::json::parse(RenderJson(MakeManifest(), code));
+  EXPECT_NEAR(json["pass_at_k_percent"]["5"].get<double>(), 91.6667, 1e-3);
+}
+
 TEST(Table, ComparisonIsPaired) {
   const std::vector<Record> baseline = {MakeRecord("a/1", "A"), MakeRecord("a/2", "A"),
                                         MakeRecord("b/1", "A"), MakeRecord("b/2", "A")};

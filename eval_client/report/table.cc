@@ -1,6 +1,7 @@
 #include "eval_client/report/table.h"
 
 #include <algorithm>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -15,15 +16,10 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Those that read this kind of answers.
-std::vector<AnswerParser> ParsersOf(const std::vector<Record>& records) {
-  return ParsersFor(records.empty() ? AnswerKind::kLetter : records[0].kind);
-}
-
 // The suite's own parser first.
 std::vector<AnswerParser> ParsersToShow(const Manifest& manifest,
                                         const std::vector<Record>& records) {
-  std::vector<AnswerParser> parsers = ParsersOf(records);
+  std::vector<AnswerParser> parsers = ParsersFor(records);
   std::stable_partition(parsers.begin(), parsers.end(),
                         [&](AnswerParser p) { return p == HeadlineParser(manifest); });
   return parsers;
@@ -105,6 +101,28 @@ std::string LetterLines(const LetterComparison& letters) {
       100.0 * letters.same_best_interval.high);
 }
 
+// Shares of tasks, not of answers; in percent by k. Empty unless tasks were answered several times.
+std::map<int64_t, double> PassAtKPercents(const std::vector<Record>& records) {
+  std::map<int64_t, double> percents;
+  if (records.empty() || records.front().kind != AnswerKind::kCode) return percents;
+  for (const int64_t k : {1, 5, 10, 100}) {  // those that are published
+    if (const auto share = MeanPassAtK(records, k)) percents[k] = 100.0 * *share;
+  }
+  return percents;
+}
+
+std::string PassAtKLine(const std::vector<Record>& records) {
+  const auto percents = PassAtKPercents(records);
+  if (percents.size() < 2) return "";
+  std::string line = "Of the tasks";
+  for (const auto& [k, percent] : percents) {
+    absl::StrAppendFormat(&line, ", pass@%d %.1f %%", k, percent);
+  }
+  return line +
+         " (estimated without bias); answers to one task are alike, so the intervals above are too "
+         "narrow\n";
+}
+
 }  // namespace
 
 double HeadlinePercent(const Manifest& manifest, const std::vector<Record>& records) {
@@ -127,7 +145,8 @@ std::string RenderTable(const Manifest& manifest, const std::vector<Record>& rec
     table += Row(name, width, CountOutcomes(records, parser).total);
   }
   absl::StrAppend(&table, "\nAnswers are read by the rule ", ParserName(headline),
-                  "; n counts answered questions, the interval is Wilson's.\n", SpeedLine(manifest),
+                  "; n counts answered questions, the interval is Wilson's.\n",
+                  PassAtKLine(records), SpeedLine(manifest),
                   Warnings(manifest, records.size(), tally.total));
   return table;
 }
@@ -141,8 +160,11 @@ std::string RenderJson(const Manifest& manifest, const std::vector<Record>& reco
   for (const auto& [subject, counts] : tally.subjects) {
     json["subjects"][subject] = CountsToJson(counts);
   }
-  for (AnswerParser parser : ParsersOf(records)) {
+  for (AnswerParser parser : ParsersFor(records)) {
     json["by_parser"][ParserName(parser)] = CountsToJson(CountOutcomes(records, parser).total);
+  }
+  for (const auto& [k, percent] : PassAtKPercents(records)) {
+    json["pass_at_k_percent"][absl::StrCat(k)] = percent;
   }
   json["speed"] = {{"wall_s", speed.wall_s},
                    {"questions_per_s", speed.per_second(speed.asked)},

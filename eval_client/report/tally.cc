@@ -62,8 +62,8 @@ Outcome Judge(const Record& record, AnswerParser parser) {
 }
 
 std::vector<AnswerParser> ParsersFor(const std::vector<Record>& records) {
-  std::vector<AnswerParser> parsers;
-  if (!records.empty()) parsers = ParsersFor(records.front().kind);
+  std::vector<AnswerParser> parsers =
+      ParsersFor(records.empty() ? AnswerKind::kLetter : records.front().kind);
   const bool scored = std::any_of(records.begin(), records.end(),
                                   [](const Record& r) { return !r.letter_logprobs.empty(); });
   if (scored) parsers.insert(parsers.begin(), AnswerParser::kLogprob);

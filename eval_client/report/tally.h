@@ -36,7 +36,8 @@ struct Tally {
 // From the record alone, so that a stored run can be judged again.
 Outcome Judge(const Record& record, AnswerParser parser);
 
-// The parsers that can read these records, which are of one suite.
+// The parsers that can read these records, which are of one suite: those of their kind, and
+// kLogprob where the letters were scored. Without records those of letters.
 std::vector<AnswerParser> ParsersFor(const std::vector<Record>& records);
 
 // The last record of each id, in order of first appearance: a question asked again after it failed

@@ -1,5 +1,6 @@
 #include "eval_client/stats/detectable.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "lib/base/check.h"
@@ -24,13 +25,16 @@ double SmallestDetectableDifference(int64_t questions, double discordant) {
   TANDEM_CHECK_GE(questions, 1);
   TANDEM_CHECK(discordant >= 0.0 && discordant <= 1.0);
   const double n = static_cast<double>(questions);
-  // A difference cannot exceed the share of questions on which the runs differ.
-  if (discordant == 0.0 || QuestionsNeeded(discordant, discordant) > n) return 1.0;
+  const auto needed = [discordant](double difference) {
+    // Accuracies cannot differ by more than the share of questions on which the runs do.
+    return QuestionsNeeded(difference, std::max(discordant, difference));
+  };
+  if (needed(1.0) > n) return 1.0;
   // The number needed falls as the difference grows, so halving the bracket finds where it is n.
-  double low = 0.0, high = discordant;
+  double low = 0.0, high = 1.0;
   for (int i = 0; i < 100; ++i) {
     const double middle = 0.5 * (low + high);
-    (QuestionsNeeded(middle, discordant) > n ? low : high) = middle;
+    (needed(middle) > n ? low : high) = middle;
   }
   return high;
 }

@@ -9,11 +9,10 @@ namespace tandem::eval {
 
 // The smallest true difference of two accuracies over the same `questions`, as a share, that
 // McNemar's test at 5 % two-sided finds in 80 % of repetitions, when the runs differ on the share
-// `discordant` of the questions (R. J. Connor, "Sample Size for Testing Differences in Proportions
-// for the Paired-Sample Design", Biometrics 43, 1987). Two runs that never differ still bound the
-// share: a caller passes an upper bound of it then. At most `discordant` makes sense; 1 when not
-// even that would be found.
-// CHECKs questions >= 1 and discordant in [0, 1].
+// `discordant` of the questions or, where that is less than the difference itself, on just as many
+// as the difference takes, all one way (R. J. Connor, "Sample Size for Testing Differences in
+// Proportions for the Paired-Sample Design", Biometrics 43, 1987). At most 1: not even that would
+// be found. CHECKs questions >= 1 and discordant in [0, 1].
 double SmallestDetectableDifference(int64_t questions, double discordant);
 
 }  // namespace tandem::eval

@@ -148,7 +148,7 @@ std::string VerdictSentence(const TableSection& section, const TableRow& row) {
   if (!row.to_reference) return "the row the others are compared with";
   const Comparison& c = *row.to_reference;
   const std::string figures = absl::StrFormat(
-      "%+.1f points (%+.1f to %+.1f) on %d questions, %d flips to wrong and %d to right, p = %.2g "
+      "%+.1f points (%+.1f to %+.1f) on %d questions, flips to wrong %d and to right %d, p = %.2g "
       "after Holm's correction",
       100.0 * c.paired.difference(), 100.0 * c.difference_interval.low,
       100.0 * c.difference_interval.high, c.paired.compared(), c.paired.only_reference,
@@ -160,7 +160,7 @@ std::string VerdictSentence(const TableSection& section, const TableRow& row) {
       return absl::StrCat("answers better than ", section.reference, ": ", figures);
     default:
       return absl::StrFormat(
-          "no difference from %s seen: %s; %.1f points would be found 4 times in 5",
+          "no difference from %s seen: %s; a true one of %.1f points would be found 4 times in 5",
           section.reference, figures, 100.0 * c.detectable);
   }
 }

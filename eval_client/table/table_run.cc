@@ -27,6 +27,21 @@ std::vector<std::string> OpenSuites(const PlannedRun& run) {
   return open;
 }
 
+// What asking again cannot change; anything else may have been a cluster that broke off.
+bool WillFailAgain(const absl::Status& status) {
+  return absl::IsInvalidArgument(status) || absl::IsOutOfRange(status) ||
+         absl::IsUnimplemented(status);
+}
+
+// Questions that have no answer but may get one.
+int64_t OpenQuestions(const std::vector<Record>& latest, int64_t questions) {
+  int64_t settled = 0;
+  for (const Record& record : latest) {
+    if (record.answer.status.ok() || WillFailAgain(record.answer.status)) ++settled;
+  }
+  return questions - settled;
+}
+
 class Measuring {
  public:
   Measuring(std::string tandem, const TableOptions& options, std::string command_line)
@@ -64,6 +79,12 @@ class Measuring {
       TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<SuiteRun> suite_run,
                               SuiteRun::Open(run_options));
       TANDEM_RETURN_IF_ERROR(suite_run->Ask());
+      const RunFolder& folder = suite_run->folder();
+      const int64_t open =
+          OpenQuestions(LatestRecords(folder.records()), folder.manifest().questions);
+      if (open > 0) {
+        return absl::UnavailableError(absl::StrCat(open, " questions of ", suite, " failed"));
+      }
     }
     return absl::OkStatus();
   }
@@ -100,9 +121,7 @@ bool IsFinished(const PlannedRun& run, const std::string& suite) {
   const std::string folder = absl::StrCat(run.folder, "/", suite);
   if (!HasRun(folder)) return false;
   const absl::StatusOr<StoredRun> stored = ReadRun(folder);
-  return stored.ok() && !stored->manifest.sessions.empty() &&
-         stored->manifest.sessions.back().outcome == "finished" &&
-         static_cast<int64_t>(stored->records.size()) == stored->manifest.questions;
+  return stored.ok() && OpenQuestions(stored->records, stored->manifest.questions) == 0;
 }
 
 absl::Status CheckSuites(const TableOptions& options) {

@@ -15,14 +15,15 @@ namespace tandem::eval {
 SuiteRunOptions OptionsOf(const TableOptions& options, const PlannedRun& run,
                           const std::string& suite, const EndpointOptions& endpoint);
 
-// True when every question of that suite was asked to the end.
+// True when every question of that suite is answered, or failed in a way that will not change (a
+// prompt too long for the model, say).
 bool IsFinished(const PlannedRun& run, const std::string& suite);
 
 // Loads every suite once, so that missing data is said before the first cluster starts.
 absl::Status CheckSuites(const TableOptions& options);
 
-// Runs what is not finished. A cluster or server that breaks off is started again twice, and the
-// run goes on where it was. CANCELLED when the user stops.
+// Runs what is not finished. When a cluster breaks off, or questions fail that need not, it is
+// started again twice and the run goes on where it was. CANCELLED when the user stops.
 absl::Status MeasureTable(const std::string& tandem, const TableOptions& options,
                           const TablePlan& plan, const std::string& command_line);
 

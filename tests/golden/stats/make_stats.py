@@ -57,8 +57,8 @@ def bootstrap(random):
             "scatter": float(bounds.std(axis=0, ddof=1).max())}
 
 
-def exact_power(questions, discordant, difference):
-    """Chance that McNemar's test (mid-p, which like the normal formula is not conservative) is below the level."""
+def exact_power(questions, discordant, difference, mid):
+    """Chance that McNemar's exact test, or its mid-p form, is below the level."""
     favour = (discordant + difference) / (2 * discordant)
     counts = np.arange(questions + 1)
     weight = stats.binom.pmf(counts, questions, discordant)
@@ -66,25 +66,31 @@ def exact_power(questions, discordant, difference):
     for differing in counts[weight > 1e-9]:
         wins = np.arange(differing + 1)
         fewer = np.minimum(wins, differing - wins)
-        p = 2 * stats.binom.cdf(fewer, differing, 0.5) - stats.binom.pmf(fewer, differing, 0.5)
+        p = np.minimum(1, 2 * stats.binom.cdf(fewer, differing, 0.5))
+        if mid:
+            p = p - stats.binom.pmf(fewer, differing, 0.5)
         power += weight[differing] * stats.binom.pmf(wins, differing, favour)[p < LEVEL].sum()
     return float(power)
 
 
-def detectable(random):
-    """The formula inverted by scipy's root finder, and the exact power at that difference."""
+def detectable(random, few):
+    """The formula inverted by scipy's root finder, and the exact power at that difference.
+
+    Where the runs differ often the normal formula is that of the mid-p test; where they hardly differ, that of the exact.
+    """
     from scipy.optimize import brentq
     questions = int(random.integers(200, 2000))
-    discordant = float(random.uniform(0.05, 0.4))
+    discordant = float(random.uniform(0, 0.003) if few else random.uniform(0.05, 0.4))
     level, power = stats.norm.ppf(1 - LEVEL / 2), stats.norm.ppf(POWER)
 
     def lack(difference):
-        root = level * np.sqrt(discordant) + power * np.sqrt(max(0.0, discordant - difference ** 2))
+        differing = max(discordant, difference)
+        root = level * np.sqrt(differing) + power * np.sqrt(max(0.0, differing - difference ** 2))
         return root ** 2 / difference ** 2 - questions
 
-    difference = float(brentq(lack, 1e-6, discordant))
+    difference = float(brentq(lack, 1e-6, 1.0))
     return {"questions": questions, "discordant": discordant, "difference": difference,
-            "power": exact_power(questions, discordant, difference)}
+            "power": exact_power(questions, max(discordant, difference), difference, mid=not few)}
 
 
 def letters(random):
@@ -102,7 +108,7 @@ def main():
              "mcnemar": [exact_mcnemar(random) for _ in range(CASES)],
              "holm": [holm(random) for _ in range(CASES)],
              "bootstrap": [bootstrap(random) for _ in range(12)],
-             "detectable": [detectable(random) for _ in range(12)],
+             "detectable": [detectable(random, few=i >= 12) for i in range(24)],
              "letters": [letters(random) for _ in range(CASES)]}
     (pathlib.Path(__file__).parent / "stats.json").write_text(json.dumps(cases) + "\n")
 
