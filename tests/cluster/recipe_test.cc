@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -131,6 +132,29 @@ TEST_F(RecipeClusterTest, MixedSourcesAndFormatsGiveTheSameBitsForAnyNumberOfWor
   EXPECT_EQ(plain.info.recipe(), "");
   EXPECT_NE(plain.info.digest(), one.info.digest());
   EXPECT_NE(plain.answers, one.answers) << "other weights, other bits";
+}
+
+TEST_F(RecipeClusterTest, EveryShippedRecipeStartsAndAnswers) {
+  requests_.resize(1);
+  std::map<std::string, std::string> answers;
+  for (const auto& entry : fs::directory_iterator(fs::path(ShippedRecipe("x")).parent_path())) {
+    SCOPED_TRACE(entry.path());
+    const absl::StatusOr<Recipe> recipe = LoadRecipe(entry.path());
+    ASSERT_TRUE(recipe.ok()) << recipe.status();
+    const Answered run = Answers(1, {absl::StrCat("--recipe=", entry.path().string())});
+    ASSERT_EQ(run.answers.size(), 1u);
+    EXPECT_EQ(run.info.recipe(), recipe->name);
+    EXPECT_EQ(run.info.recipe_digest(), recipe->digest);
+    EXPECT_EQ(run.info.attention(), recipe->attention);
+    answers[recipe->name] = run.answers[0];
+  }
+  ASSERT_EQ(answers.size(), 11u);
+  EXPECT_EQ(answers["mmlu-6"], answers["mmlu_pro-1"]) << "the same rows of two tables";
+  EXPECT_EQ(answers["mmlu-5"], answers["mmlu_pro-2"]);
+  EXPECT_EQ(answers["mmlu-7"], answers["mmlu_pro-3"]);
+  std::set<std::string> distinct;
+  for (const auto& [name, answer] : answers) distinct.insert(answer);
+  EXPECT_EQ(distinct.size(), 8u) << "every other pair of recipes computes something else";
 }
 
 TEST_F(RecipeClusterTest, FlagsWinOverTheRecipe) {
