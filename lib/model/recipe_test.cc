@@ -307,6 +307,23 @@ TEST(AssignLinearTest, PlainQueriesHaveTheirOwnName) {
   EXPECT_EQ(Find(*all, "model.layers.0.self_attn.q_proj")->choice.format, WeightFormat::kFp8);
 }
 
+TEST(AssignLinearTest, ShippedRecipesFitEveryFamily) {
+  const char* root = std::getenv("TANDEM_SOURCE_DIR");
+  int recipes = 0;
+  for (const auto& entry :
+       fs::directory_iterator(absl::StrCat(root != nullptr ? root : ".", "/deploy/recipes"))) {
+    const absl::StatusOr<Recipe> recipe = LoadRecipe(entry.path());
+    ASSERT_TRUE(recipe.ok()) << recipe.status();
+    for (const char* family :
+         {"deepseek_v3", "deepseek_v2_lite", "deepseek_v2", "kimi_k2", "moonlight"}) {
+      const auto all = AssignLinear(*recipe, SmallConfig(family));
+      EXPECT_TRUE(all.ok()) << family << ": " << all.status();
+    }
+    ++recipes;
+  }
+  EXPECT_EQ(recipes, 11);
+}
+
 TEST(AssignLinearTest, FormatsAreCountedForPeople) {
   const auto all = Assign(
       "    - {match: lm_head, format: bf16, kernel: onednn}\n"
