@@ -48,7 +48,7 @@ void AppendSamples(const Question& question, int samples, std::vector<Question>*
   }
 }
 
-std::string Before(std::string text, const std::string& mark) {
+std::string Before(const std::string& text, const std::string& mark) {
   return text.substr(0, text.find(mark));
 }
 
@@ -68,7 +68,7 @@ std::string HumanEvalCode(const std::string& answer) {
   std::string code = PythonReplace(answer, "\t", "    ");
   code.erase(0, std::min(code.find_first_not_of('\n'), code.size()));
   code = PythonReplace(PythonReplace(code, "```python\n", ""), "```", "");
-  return Before(Before(std::move(code), "if __name__ == \"__main__\":"), "# Example usage");
+  return Before(Before(code, "if __name__ == \"__main__\":"), "# Example usage");
 }
 
 std::string HumanEvalProgram(const CodeCheck& check, const std::string& answer) {

@@ -95,6 +95,7 @@ TEST_F(HumanEvalProgram, RunsWhatTheModelWrote) {
                             {"Made/2#0", "failed: ended before its tests were done"},
                             {"Made/2#1", "failed: ended before its tests were done"}}));
   EXPECT_THAT(run.output, HasSubstr("33.3"));
+  EXPECT_EQ(run.output.find("pass@5"), std::string::npos);
   // As the published script asks.
   const Request asked = server.seen().at(0);
   EXPECT_FLOAT_EQ(asked.sampling().temperature(), 0.6f);
