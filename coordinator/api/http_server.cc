@@ -418,7 +418,8 @@ class BeastHttpServer final : public HttpServer {
     for (std::thread& thread : threads_) thread.join();
     acceptor_.reset();
     retry_.reset();
-    context_.reset();  // ends what is left: every handler holds its connection
+    accept_strand_.reset();  // it belongs to the context
+    context_.reset();        // ends what is left: every handler holds its connection
   }
 
   absl::Status Listen() {

@@ -243,7 +243,7 @@ std::string RoleOf(FieldReader* fields, const InputJson& message) {
     fields->Fail(BadRequest("expected every message to have a role", "messages", "invalid_value"));
     return "";
   }
-  const std::string name = role->get<std::string>();
+  std::string name = role->get<std::string>();
   if (name == "developer") return "system";
   if (name != "system" && name != "user" && name != "assistant" && name != "tool") {
     fields->Expected("messages", "the role system, developer, user, assistant or tool", *role);
