@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cfloat>
+#include <cmath>
 #include <string_view>
 #include <utility>
 
@@ -55,8 +57,11 @@ class Fields {
     std::vector<float> values;
     if (!Has(key) || !Good(key, object_[key].is_array())) return values;
     for (const Json& value : object_[key]) {
-      if (!Good(key, value.is_number())) return values;
-      values.push_back(value.get<float>());
+      // A number too large for a float would be written out as no number.
+      const double number = value.is_number() ? value.get<double>() : HUGE_VAL;
+      const bool good = std::abs(number) <= FLT_MAX && values.size() < kLettersMax;
+      if (!Good(key, good)) return values;
+      values.push_back(static_cast<float>(number));
     }
     return values;
   }

@@ -88,6 +88,9 @@ TEST(Journal, KeepsWhatOtherKindsOfAnswersNeed) {
   EXPECT_EQ(back->letters, 10);
   EXPECT_EQ(back->letter_logprobs, record.letter_logprobs);
   std::string line = RecordToJsonLine(record);
+  std::string huge = line;
+  huge.replace(huge.find("-1.25"), 5, "1e300");
+  EXPECT_THAT(std::string(RecordFromJson(huge).status().message()), HasSubstr("'letter_logprobs'"));
   line.replace(line.find("\"letters\":10"), 12, "\"letters\":99");
   EXPECT_THAT(std::string(RecordFromJson(line).status().message()), HasSubstr("'letters'"));
 }
