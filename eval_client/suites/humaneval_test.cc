@@ -45,9 +45,7 @@ Question AddTask() {
 class HumanEvalRun : public testing::Test {
  protected:
   void SetUp() override {
-    SandboxLimits limits;
-    limits.cpu_s = 4;
-    auto judge = CodeJudge::Create(limits);
+    auto judge = CodeJudge::Create();
     if (!judge.ok()) GTEST_SKIP() << judge.status().message();
     judge_ = *std::move(judge);
   }
