@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from random import Random
 
 from http_talk import MODEL, Talk, ask, eventually, events, metric, request_bytes
 from live_support import PROGRAMS, Checks, Cluster
@@ -342,6 +343,50 @@ def test_crowd(checks, http):
     checks.expect(f"{CROWD} streams at once", together == alone, f"{seconds:.1f} s")
 
 
+def damaged(request, random):
+    """The bytes of a request with a few changed, added or missing."""
+    data = bytearray(request)
+    for _ in range(random.randint(0, 6)):
+        at, kind = random.randrange(len(data) + 1), random.random()
+        if kind < 0.4 and at < len(data):
+            data[at] = random.randrange(256)
+        elif kind < 0.7:
+            data[at:at] = bytes(random.choices(b'\r\n:{}[]",019aH \xff\x00', k=random.randint(1, 6)))
+        else:
+            del data[at : at + random.randint(1, 10)]
+    return bytes(data)
+
+
+def send_noise(http, seed, count):
+    random = Random(seed)
+    requests = [
+        request_bytes("POST", COMPLETIONS, {"prompt": [[1, 2], [3]], "max_tokens": 2, "echo": True, "logprobs": 2}),
+        request_bytes("POST", CHAT, {"messages": QUESTION, "max_tokens": 3, "stream": True}),
+        request_bytes("GET", "/v1/models") + request_bytes("GET", "/health"),
+    ]
+    for _ in range(count):
+        data = damaged(random.choice(requests), random)
+        cut = random.randrange(len(data) + 1)
+        try:
+            with Talk(http) as talk:
+                talk.send(data[:cut])
+                if random.random() < 0.7:
+                    talk.send(data[cut:])
+                    talk.socket.settimeout(random.choice([0.01, 0.1]))
+                    talk.read_to_end()
+        except OSError:  # closed or silent: both are fine
+            pass
+
+
+def test_noise(checks, cluster, http):
+    """Damaged requests, cut anywhere, from clients that leave at any moment: nothing of them stays."""
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda seed: send_noise(http, seed, 100), range(8)))
+    checks.expect("after noise it is well", ask(http, "GET", "/health")[0] == 200, "800 requests")
+    for sample in ("tandem_num_requests_running", "tandem_http_connections"):
+        checks.expect(f"{sample} is back at 0", eventually(lambda: metric(cluster, sample) == 0), sample)
+
+
 def test_slow_readers(checks, cluster, http):
     """Streams that nobody reads, with so many log probabilities that they fill every buffer, hold up nobody else."""
     body = {**LONG, "stream": True, "logprobs": 100}
@@ -484,6 +529,8 @@ def main():
         ):
             with checks.guarded(test.__name__):
                 test(checks, http)
+        with checks.guarded("noise"):
+            test_noise(checks, cluster, http)
         with checks.guarded("slow readers"):
             test_slow_readers(checks, cluster, http)
         with checks.guarded("leaving"):
