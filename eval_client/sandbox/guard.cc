@@ -8,7 +8,9 @@
 // returns 0 only then: os._exit and sys.exit leave the process without returning from it, and an
 // uncaught exception makes it return something else. The proof is a random token that lives in the
 // memory of this library alone. Code under test has no way to that memory: it has no ctypes, no
-// /proc and no second process, and a token it cannot read it cannot report.
+// /proc and no second process, and a token it cannot read it cannot report. What remains is an
+// attack on the interpreter itself, by bytecode made to break it; its prize would be a better score
+// and still no way out.
 //
 // Depends on libc only, so that it loads into any interpreter.
 #include <dlfcn.h>
