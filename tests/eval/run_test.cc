@@ -330,7 +330,7 @@ TEST_F(EvalProgram, SaysInOneSentenceWhyItCannotStart) {
   FakeInference server(
       [](const Request&, int, grpc::ServerContext*, Writer*) { return grpc::Status::OK; });
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
-      {{}, "expected the command run or report"},
+      {{}, "expected the command run, report or table"},
       {{"walk"}, "found 'walk'"},
       {{"run", "--suite", "trivia"}, "trivia"},
       {{"run", "--suite", "mmlu"}, "the suite mmlu needs --data"},
