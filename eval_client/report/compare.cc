@@ -33,9 +33,8 @@ std::vector<RecordPair> PairUp(const std::vector<Record>& records,
     pairs.emplace_back(&record, other->second);
   }
   // Journals are in order of answering, which chance decides; the bootstrap's draws are by place.
-  std::sort(pairs.begin(), pairs.end(), [](const RecordPair& a, const RecordPair& b) {
-    return a.first->id < b.first->id;
-  });
+  std::sort(pairs.begin(), pairs.end(),
+            [](const RecordPair& a, const RecordPair& b) { return a.first->id < b.first->id; });
   return pairs;
 }
 
