@@ -83,8 +83,8 @@ class OpenAiEndpoint(unittest.TestCase):
         self.folder = tempfile.TemporaryDirectory(prefix="tandem_openai_")
         self.data = pathlib.Path(self.folder.name) / "quiz.jsonl"
         self.data.write_text("".join(json.dumps(
-            {"id": f"q{i}", "subject": "s", "question": f"Number {i}?", "choices": ["w", "x", "y", "z"], "answer": i % 4})
-            + "\n" for i in range(QUESTIONS)))
+            {"id": f"q{i}", "subject": "s", "question": f"Number {i}?", "choices": ["w", "x", "y", "z"],
+             "answer": i % 4}) + "\n" for i in range(QUESTIONS)))
         self.out = f"{self.folder.name}/run"
 
     def tearDown(self):
@@ -94,8 +94,8 @@ class OpenAiEndpoint(unittest.TestCase):
         self.folder.cleanup()
 
     def start(self, *more, **environment):
-        command = [PROGRAM, "run", "--suite", "quiz", "--data", self.data, "--endpoint", self.server.url(), "--out", self.out,
-                   "--json", *more]
+        command = [PROGRAM, "run", "--suite", "quiz", "--data", self.data, "--endpoint", self.server.url(),
+                   "--out", self.out, "--json", *more]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                 env={**os.environ, **environment})
 

@@ -2,8 +2,8 @@
 """`tandem-eval table` killed at random moments and resumed says what one left alone says.
 
 Two rows and the run under another seed on models/quiz, in real clusters. The client, the whole cluster, or one of its
-processes is killed with SIGKILL at a random moment, again and again, until the table is done; then every question stands in
-the journals exactly once, and all that does not measure time equals the table of an undisturbed run.
+processes is killed with SIGKILL at a random moment, again and again, until the table is done; then every question
+stands in the journals exactly once, and all that does not measure time equals the table of an undisturbed run.
 """
 import difflib
 import json
@@ -20,7 +20,8 @@ BINARIES = pathlib.Path(os.environ.get("TANDEM_BINARY_DIR", "build/release")) / 
 QUESTIONS = 40
 KILLS = 5
 SEED = int(os.environ.get("TANDEM_KILL_SEED", "1"))
-LEFT_OUT = {"generated_tokens_per_s", "prompt_tokens_per_s", "questions_per_s", "seconds_per_question", "manifest", "made"}
+LEFT_OUT = {"generated_tokens_per_s", "prompt_tokens_per_s", "questions_per_s", "seconds_per_question", "manifest",
+            "made"}
 
 
 def command(out, *more):

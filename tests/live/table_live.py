@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The result table with llama.cpp's OpenAI server as the baseline, on the shipped quiz model.
 
-Writes the checkpoint as a bf16 GGUF file, serves it with llama_cpp.server, and runs `tandem-eval table` for the row of bf16
-experts against it: both must answer alike, and the letters' probabilities must be as near as those of two correct engines.
-With --out FOLDER all rows are measured over the whole quiz and the table is kept there.
+Writes the checkpoint as a bf16 GGUF file, serves it with llama_cpp.server, and runs `tandem-eval table` for the row of
+bf16 experts against it: both must answer alike, and the letters' probabilities must be as near as those of two correct
+engines. With --out FOLDER all rows are measured over the whole quiz and the table is kept there.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ import live_support  # noqa: E402
 from live_support import ROOT  # noqa: E402
 
 QUESTIONS = 100
-# Mean divergence of two bf16 engines over the letters. The whole vocabulary's noise is in the manifest of the quiz vectors
-# (transformers in bf16 and llama.cpp, each against float32); a letter's share of the probability only makes it smaller, and
-# 3 covers the scatter of a mean over a hundred questions, as in cluster_live.py.
+# Mean divergence of two bf16 engines over the letters. The whole vocabulary's noise is in the manifest of the quiz
+# vectors (transformers in bf16 and llama.cpp, each against float32); a letter's share of the probability only makes it
+# smaller, and 3 covers the scatter of a mean over a hundred questions, as in cluster_live.py.
 SAFETY = 3
 
 
@@ -42,8 +42,9 @@ def free_port():
 def llama_server(model):
     """URL of the OpenAI endpoint while it lasts."""
     port = free_port()
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", model, "--model_alias", "quiz", "--host", "127.0.0.1",
-               "--port", str(port), "--n_ctx", "4096", "--logits_all", "true", "--interrupt_requests", "false"]
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", model, "--model_alias", "quiz",
+               "--host", "127.0.0.1", "--port", str(port), "--n_ctx", "4096", "--logits_all", "true",
+               "--interrupt_requests", "false"]
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         url = f"http://127.0.0.1:{port}/v1"
@@ -74,14 +75,15 @@ def check(checks, table):
     checks.expect("no question was lost", section["baseline"]["failed"] == row["score"]["failed"] == 0,
                   f"{row['score']['answered']} answered by both")
     checks.expect("both answer alike", paired["p"] > 0.05,
-                  f"flips {paired['flips_to_wrong']} to wrong, {paired['flips_to_right']} to right, p = {paired['p']:.3g}")
+                  f"flips {paired['flips_to_wrong']} to wrong, {paired['flips_to_right']} to right, "
+                  f"p = {paired['p']:.3g}")
     noise = json.loads((ROOT / "tests/golden/quiz/MANIFEST.json").read_text())["noise"]
     bound = SAFETY * sum(noise[f"{engine}: against transformers_f32"]["kl_mean"]
                          for engine in ("transformers bfloat16", "bf16"))
     letters = paired["letters"]
     checks.expect("the letters' probabilities agree", letters["divergence"] <= bound,
-                  f"mean divergence {letters['divergence']:.3g} over {letters['questions']} questions (at most {bound:.3g}), "
-                  f"same best letter in {letters['same_best']}")
+                  f"mean divergence {letters['divergence']:.3g} over {letters['questions']} questions "
+                  f"(at most {bound:.3g}), same best letter in {letters['same_best']}")
 
 
 def main():
@@ -89,8 +91,8 @@ def main():
     checks = live_support.Checks()
     with tempfile.TemporaryDirectory(prefix="tandem_table_live_") as folder:
         model = f"{folder}/quiz-BF16.gguf"
-        subprocess.run([sys.executable, ROOT / "tools/quiz/to_gguf.py", "--model", ROOT / "models/quiz", "--out", model],
-                       check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, ROOT / "tools/quiz/to_gguf.py", "--model", ROOT / "models/quiz",
+                        "--out", model], check=True, stdout=subprocess.DEVNULL)
         out = options.out or f"{folder}/table"
         with llama_server(model) as url:
             command = [live_support.program("tandem-eval"), "table", "--model", "models/quiz", "--suite", "quiz",
