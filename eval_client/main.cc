@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
@@ -162,6 +163,21 @@ void AddTableOptions(CLI::App& app, TableOptions& o) {
       ->configurable(false);
   app.add_option("--limit", o.limit, "Only the first so many questions of each suite")
       ->check(CLI::PositiveNumber);
+  app.add_option("--shots", o.shots, "Solved examples in front of each question")
+      ->check(CLI::Range(0, 64));
+  app.add_option_function<std::vector<std::string>>(
+         "--variant",
+         [&o](const std::vector<std::string>& variants) {
+           for (const std::string& text : variants) {
+             const size_t equals = text.find('=');
+             o.variants[text.substr(0, equals)] = text.substr(equals + 1);
+           }
+         },
+         "Another published way of asking a suite, as gsm8k=lm-eval")
+      ->delimiter(',')
+      ->check([](const std::string& text) {
+        return text.find('=') != std::string::npos ? "" : "expected SUITE=NAME, found " + text;
+      });
   app.add_option("--samples", o.samples, "Answers per HumanEval problem")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));

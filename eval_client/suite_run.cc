@@ -40,6 +40,9 @@ Manifest MakeManifest(const SuiteRunOptions& options, const Suite& suite,
   Manifest manifest;
   manifest.tool_version = base::VersionString();
   manifest.suite = suite.name();
+  manifest.variant = options.suite.variant;
+  manifest.shots = options.suite.shots;
+  manifest.samples = options.suite.samples;
   manifest.data_path = options.suite.data;
   manifest.data_sha256 = suite.data_digest();
   manifest.prompts_sha256 = PromptsDigest(suite.questions());

@@ -79,6 +79,10 @@ Manifest FromJson(const Json& json) {
   Manifest manifest;
   json.at("tool_version").get_to(manifest.tool_version);
   json.at("suite").get_to(manifest.suite);
+  // Not in manifests of before there was a choice.
+  manifest.variant = json.value("variant", std::string());
+  manifest.shots = json.value("shots", int64_t{-1});
+  manifest.samples = json.value("samples", int64_t{1});
   json.at("data_path").get_to(manifest.data_path);
   json.at("data_sha256").get_to(manifest.data_sha256);
   json.at("prompts_sha256").get_to(manifest.prompts_sha256);
@@ -118,6 +122,9 @@ std::string ManifestToJson(const Manifest& manifest) {
   for (const Session& session : manifest.sessions) sessions.push_back(SessionToJson(session));
   const Json json = {{"tool_version", manifest.tool_version},
                      {"suite", manifest.suite},
+                     {"variant", manifest.variant},
+                     {"shots", manifest.shots},
+                     {"samples", manifest.samples},
                      {"data_path", manifest.data_path},
                      {"data_sha256", manifest.data_sha256},
                      {"prompts_sha256", manifest.prompts_sha256},

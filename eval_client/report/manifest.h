@@ -27,6 +27,10 @@ struct Session {
 struct Manifest {
   std::string tool_version;
   std::string suite;
+  // How the suite was asked, where it has more than one way; as SuiteOptions has them.
+  std::string variant;
+  int64_t shots = -1;
+  int64_t samples = 1;
   std::string data_path;
   std::string data_sha256;
   std::string prompts_sha256;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,6 +19,8 @@ struct TableOptions {
   std::string data;  // empty: the quiz's own
   int limit = 0;
   int samples = 1;
+  int shots = -1;
+  std::map<std::string, std::string> variants;  // by suite
   uint64_t seed = 0;
   int concurrency = 8;
   std::optional<uint32_t> max_tokens;

@@ -63,6 +63,8 @@ std::string PlanToJson(const TablePlan& plan, const TableOptions& options) {
                {"data", options.data},
                {"limit", options.limit},
                {"samples", options.samples},
+               {"shots", options.shots},
+               {"variants", options.variants},
                {"seed", options.seed},
                {"max_tokens", options.max_tokens ? Json(*options.max_tokens) : Json()},
                {"temperature", options.temperature ? Json(*options.temperature) : Json()},

@@ -103,6 +103,9 @@ SuiteRunOptions OptionsOf(const TableOptions& options, const PlannedRun& run,
   out.suite.data = options.data.empty() || suite == "quiz" ? kQuizData : options.data;
   out.suite.limit = options.limit;
   out.suite.samples = options.samples;
+  out.suite.shots = options.shots;
+  const auto variant = options.variants.find(suite);
+  if (variant != options.variants.end()) out.suite.variant = variant->second;
   out.endpoint = endpoint;
   out.asking.seed = run.seed;
   out.asking.concurrency = options.concurrency;
