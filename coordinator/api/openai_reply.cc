@@ -13,7 +13,7 @@ using inference::v1::GenerateChunk;
 constexpr size_t kWaitingBytesMax = 8 << 20;
 
 // Adds `later` to `chunk`, as if they had been one. MergeFrom appends lists and replaces text.
-void Append(GenerateChunk later, GenerateChunk* chunk) {
+void Append(const GenerateChunk& later, GenerateChunk* chunk) {
   std::string text = std::move(*chunk->mutable_text());
   text += later.text();
   chunk->MergeFrom(later);
@@ -45,7 +45,12 @@ void AnswerInbox::Send(size_t index, GenerateChunk chunk) {
     }
     if (streams_) waiting_bytes_ += chunk.ByteSizeLong();
     Answer& answer = answers_[index];
-    Append(std::move(chunk), &answer.chunk);
+    // The first one may hold a long prompt's log probabilities: it is moved, not merged.
+    if (answer.fresh) {
+      Append(chunk, &answer.chunk);
+    } else {
+      answer.chunk = std::move(chunk);
+    }
     answer.fresh = true;
   }
   if (streams_) wake_();

@@ -87,7 +87,7 @@ std::string ChatTokenText(const Tokenizer& tokenizer, uint32_t id) {
 }
 
 std::string CompletionTokenText(const Tokenizer& tokenizer, uint32_t id) {
-  const std::string piece = PieceOf(tokenizer, id);
+  std::string piece = PieceOf(tokenizer, id);
   if (base::IsValidUtf8(piece)) return piece;
   std::string out = "bytes:";
   for (const char c : piece) out += absl::StrFormat("\\x%02x", static_cast<uint8_t>(c));
