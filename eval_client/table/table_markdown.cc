@@ -6,10 +6,29 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "eval_client/table/table_render.h"
 
 namespace tandem::eval {
 namespace {
+
+constexpr size_t kColumns = 118;
+
+// `text` in lines of at most kColumns, the later ones behind `indent`. Ends in a line end.
+std::string Wrapped(const std::string& text, const std::string& indent = "") {
+  std::string out, line;
+  for (const absl::string_view word : absl::StrSplit(text, ' ')) {
+    if (!line.empty() && line.size() + 1 + word.size() > kColumns) {
+      out += line + "\n";
+      line = indent + std::string(word);
+    } else {
+      absl::StrAppend(&line, line.empty() ? "" : " ", word);
+    }
+  }
+  return out + line + "\n";
+}
+
+std::string Bullet(const std::string& text) { return Wrapped("- " + text, "  "); }
 
 std::string Line(const std::vector<std::string>& cells) {
   std::vector<std::string> escaped;
@@ -62,19 +81,19 @@ std::string RowLine(const TableSection& section, const TableRow& row) {
 std::string TroubleLine(const TableRow& row) {
   const Counts& counts = row.score.counts;
   if (counts.unparsed + counts.truncated + counts.failed == 0) return "";
-  return absl::StrFormat("- %s: %d unreadable, %d cut off, %d failed of %d questions\n",
-                         row.plan.name, counts.unparsed, counts.truncated, counts.failed,
-                         counts.answered() + counts.failed);
+  return Bullet(absl::StrFormat("%s: %d unreadable, %d cut off, %d failed of %d questions",
+                                row.plan.name, counts.unparsed, counts.truncated, counts.failed,
+                                counts.answered() + counts.failed));
 }
 
 std::string NoiseLine(const TableSection& section) {
   if (!section.noise) return "";
   const Paired& paired = section.noise->paired;
-  return absl::StrFormat(
-      "- noise: %s against itself under another seed: %d of %d answers flipped (-%d +%d), p = "
-      "%.2g\n",
+  return Bullet(absl::StrFormat(
+      "noise: %s against itself under another seed: %d of %d answers flipped (-%d +%d), p = "
+      "%.2g",
       section.reference, paired.flips(), paired.compared(), paired.only_reference, paired.only_this,
-      section.noise->p);
+      section.noise->p));
 }
 
 std::string SectionMarkdown(const TableSection& section, const TableOptions& options) {
@@ -102,7 +121,7 @@ std::string SectionMarkdown(const TableSection& section, const TableOptions& opt
   for (const TableRow& row : section.rows) text += RowLine(section, row);
   text += "\n";
   for (const TableRow& row : section.rows) {
-    absl::StrAppend(&text, "- ", row.plan.name, ": ", VerdictSentence(section, row), "\n");
+    text += Bullet(absl::StrCat(row.plan.name, ": ", VerdictSentence(section, row)));
   }
   text += NoiseLine(section);
   for (const TableRow& row : section.rows) text += TroubleLine(row);
@@ -114,13 +133,13 @@ std::string SectionMarkdown(const TableSection& section, const TableOptions& opt
 std::string TableMarkdown(const TableData& data) {
   if (data.sections.empty()) return "";
   const Manifest& manifest = data.sections.front().rows.front().score.manifest;
-  std::string text = absl::StrFormat(
-      "# Result table: %s\n\nTandem %s, %s, on %s (%d cores). Temperature and token limits as each "
-      "suite has them unless given, seed %d. Intervals at 95 %%: Wilson's for scores, bootstrap "
-      "for "
-      "differences. p: McNemar's exact test, corrected within each table by Holm.\n\n",
-      manifest.model.name(), data.tool_version, data.made, manifest.host_cpu, manifest.host_cores,
-      data.options.seed);
+  std::string text = absl::StrCat("# Result table: ", manifest.model.name(), "\n\n");
+  text += Wrapped(absl::StrFormat(
+      "Tandem %s, %s, on %s (%d cores). Temperature and token limits as each suite has them unless "
+      "given, seed %d. Intervals at 95 %%: Wilson's for scores, bootstrap for differences. p: "
+      "McNemar's exact test, corrected within each table by Holm.",
+      data.tool_version, data.made, manifest.host_cpu, manifest.host_cores, data.options.seed));
+  text += "\n";
   for (const TableSection& section : data.sections) text += SectionMarkdown(section, data.options);
   return text;
 }

@@ -69,7 +69,8 @@ std::string PlanToJson(const TablePlan& plan, const TableOptions& options) {
                {"max_tokens", options.max_tokens ? Json(*options.max_tokens) : Json()},
                {"temperature", options.temperature ? Json(*options.temperature) : Json()},
                {"noise_run", options.noise_run},
-               {"baseline", options.baseline.address},
+               // Not its address: a server started again may listen elsewhere.
+               {"baseline", !options.baseline.address.empty()},
                {"baseline_model", options.baseline.model},
                {"rows", Json::object()}};
   for (const RowPlan& row : plan.rows) {
