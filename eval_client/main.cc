@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -149,8 +150,28 @@ int ReportMain(int argc, char** argv) {
   return code >= 0 ? code : ReportRun(options);
 }
 
+// A list of KEY=VALUE.
+void AddPairsOption(CLI::App& app, const std::string& flag, std::map<std::string, std::string>* to,
+                    const std::string& form, const std::string& help) {
+  app.add_option_function<std::vector<std::string>>(
+         flag,
+         [to](const std::vector<std::string>& pairs) {
+           for (const std::string& pair : pairs) {
+             const size_t equals = pair.find('=');
+             (*to)[pair.substr(0, equals)] = pair.substr(equals + 1);
+           }
+         },
+         help)
+      ->delimiter(',')
+      ->check([form](const std::string& pair) {
+        return pair.find('=') != std::string::npos ? "" : "expected " + form + ", found " + pair;
+      });
+}
+
 void AddTableOptions(CLI::App& app, TableOptions& o) {
   app.add_option("--model", o.model, "Stands for ${model} in the recipes")->required();
+  AddPairsOption(app, "--row-model", &o.row_models, "ROW=MODEL",
+                 "Another model for single rows, as mmlu-7=/models/r1");
   app.add_option("--recipes", o.recipes, "Recipe files, or folders of them")
       ->capture_default_str()
       ->delimiter(',');
@@ -165,19 +186,8 @@ void AddTableOptions(CLI::App& app, TableOptions& o) {
       ->check(CLI::PositiveNumber);
   app.add_option("--shots", o.shots, "Solved examples in front of each question")
       ->check(CLI::Range(0, 64));
-  app.add_option_function<std::vector<std::string>>(
-         "--variant",
-         [&o](const std::vector<std::string>& variants) {
-           for (const std::string& text : variants) {
-             const size_t equals = text.find('=');
-             o.variants[text.substr(0, equals)] = text.substr(equals + 1);
-           }
-         },
-         "Another published way of asking a suite, as gsm8k=lm-eval")
-      ->delimiter(',')
-      ->check([](const std::string& text) {
-        return text.find('=') != std::string::npos ? "" : "expected SUITE=NAME, found " + text;
-      });
+  AddPairsOption(app, "--variant", &o.variants, "SUITE=NAME",
+                 "Another published way of asking a suite, as gsm8k=lm-eval");
   app.add_option("--samples", o.samples, "Answers per HumanEval problem")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));

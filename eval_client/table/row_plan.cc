@@ -161,10 +161,12 @@ absl::StatusOr<RowPlan> RowPlanFromJson(const std::string& json) {
 
 absl::StatusOr<std::vector<RowPlan>> PlanRows(const std::string& tandem,
                                               const std::vector<std::string>& recipes,
-                                              const std::string& model) {
+                                              const RowModels& models) {
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> files, RecipeFiles(recipes));
   std::vector<RowPlan> rows;
   for (const std::string& file : files) {
+    const auto own = models.of_row.find(fs::path(file).stem().string());
+    const std::string& model = own == models.of_row.end() ? models.model : own->second;
     TANDEM_ASSIGN_OR_RETURN(const std::string json, OutputOf({tandem, "recipe", "explain", file,
                                                               "--model", model, "--json"}));
     TANDEM_ASSIGN_OR_RETURN(RowPlan row, RowPlanFromJson(json));
@@ -175,6 +177,12 @@ absl::StatusOr<std::vector<RowPlan>> PlanRows(const std::string& tandem,
            std::tie(b.published.dataset, b.published.row, b.name);
   });
   TANDEM_RETURN_IF_ERROR(CheckNamesDiffer(rows));
+  for (const auto& [name, model] : models.of_row) {
+    const auto used = [&](const RowPlan& row) { return row.name == name && row.model == model; };
+    if (std::any_of(rows.begin(), rows.end(), used)) continue;
+    return absl::NotFoundError(absl::StrCat("expected a row '", name, "' to use ", model,
+                                            " for, found none of that name"));
+  }
   return rows;
 }
 

@@ -3,7 +3,7 @@
 // judge itself knows nothing of models.
 #pragma once
 
-#include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -35,12 +35,19 @@ struct RowPlan {
 // From the JSON of `tandem recipe explain`. INVALID_ARGUMENT names a missing key.
 absl::StatusOr<RowPlan> RowPlanFromJson(const std::string& json);
 
+// What stands for ${model} in the recipes: `model`, or another one for the rows named.
+struct RowModels {
+  std::string model;
+  std::map<std::string, std::string> of_row;
+};
+
 // Runs `tandem recipe explain` for each recipe (a file, or a folder: its *.yaml files that have a
-// `table` section) with `model`, and sorts by dataset and row. `tandem`: path of the program.
-// NOT_FOUND when there is no such recipe, FAILED_PRECONDITION with the program's own sentence when
-// one does not fit the model, INVALID_ARGUMENT when two have the same name.
+// `table` section), and sorts by dataset and row. A recipe's file is named as the recipe. `tandem`:
+// path of the program. NOT_FOUND when there is no such recipe, or no row of a name in `models`;
+// FAILED_PRECONDITION with the program's own sentence when one does not fit its model,
+// INVALID_ARGUMENT when two have the same name.
 absl::StatusOr<std::vector<RowPlan>> PlanRows(const std::string& tandem,
                                               const std::vector<std::string>& recipes,
-                                              const std::string& model);
+                                              const RowModels& models);
 
 }  // namespace tandem::eval

@@ -93,7 +93,7 @@ absl::StatusOr<TablePlan> Prepare(const std::string& tandem, const TableOptions&
   }
   TANDEM_RETURN_IF_ERROR(CheckSuites(options));
   TANDEM_ASSIGN_OR_RETURN(std::vector<RowPlan> rows,
-                          PlanRows(tandem, options.recipes, options.model));
+                          PlanRows(tandem, options.recipes, {options.model, options.row_models}));
   TANDEM_ASSIGN_OR_RETURN(rows, ChooseRows(std::move(rows), options.rows));
   const std::string out = options.out.empty()
                               ? absl::StrCat("eval_runs/table-", UtcTime("%Y%m%d-%H%M%S"))

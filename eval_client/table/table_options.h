@@ -13,6 +13,7 @@ namespace tandem::eval {
 
 struct TableOptions {
   std::string model;
+  std::map<std::string, std::string> row_models;  // of single rows instead of `model`
   std::vector<std::string> recipes = {"deploy/recipes"};
   std::vector<std::string> rows;  // names of recipes; empty: all
   std::vector<std::string> suites = {"quiz"};

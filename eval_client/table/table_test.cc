@@ -50,9 +50,9 @@ TEST(RowPlan, IsReadFromWhatRecipeExplainPrints) {
 }
 
 TEST(RowPlan, MissingRecipesAreSaid) {
-  EXPECT_THAT(std::string(PlanRows("/bin/false", {"/no/such"}, "m").status().message()),
+  EXPECT_THAT(std::string(PlanRows("/bin/false", {"/no/such"}, {"m", {}}).status().message()),
               HasSubstr("/no/such"));
-  EXPECT_EQ(PlanRows("/bin/false", {testing::TempDir()}, "m").status().code(),
+  EXPECT_EQ(PlanRows("/bin/false", {testing::TempDir()}, {"m", {}}).status().code(),
             absl::StatusCode::kNotFound);
 }
 
