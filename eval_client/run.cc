@@ -10,6 +10,7 @@
 #include "eval_client/report/tally.h"
 #include "eval_client/run_folder.h"
 #include "eval_client/suite_run.h"
+#include "eval_client/suites/quiz.h"
 #include "eval_client/suites/suite.h"
 #include "lib/base/program.h"
 
@@ -17,13 +18,12 @@ namespace tandem::eval {
 namespace {
 
 constexpr char kProgram[] = "tandem-eval";
-constexpr char kQuizData[] = "models/quiz/quiz_test.jsonl";
 
 // The options of one suite among several.
 SuiteOptions OptionsOf(const RunOptions& options, const std::string& name) {
   SuiteOptions suite = options.suite;
   suite.name = name;
-  if (suite.data.empty() && name == "quiz") suite.data = kQuizData;
+  if (suite.data.empty() && name == "quiz") suite.data = kQuizDataDefault;
   return suite;
 }
 

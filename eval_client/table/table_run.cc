@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "eval_client/suites/quiz.h"
 #include "eval_client/table/cluster.h"
 #include "lib/base/log.h"
 #include "lib/base/program.h"
@@ -16,7 +17,6 @@
 namespace tandem::eval {
 namespace {
 
-constexpr char kQuizData[] = "models/quiz/quiz_test.jsonl";
 constexpr int kAttemptsMax = 3;
 
 std::vector<std::string> OpenSuites(const PlannedRun& run) {
@@ -100,7 +100,7 @@ SuiteRunOptions OptionsOf(const TableOptions& options, const PlannedRun& run,
                           const std::string& suite, const EndpointOptions& endpoint) {
   SuiteRunOptions out;
   out.suite.name = suite;
-  out.suite.data = options.data.empty() || suite == "quiz" ? kQuizData : options.data;
+  out.suite.data = options.data.empty() && suite == "quiz" ? kQuizDataDefault : options.data;
   out.suite.limit = options.limit;
   out.suite.samples = options.samples;
   out.suite.shots = options.shots;

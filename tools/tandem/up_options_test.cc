@@ -11,9 +11,10 @@ TEST(UpOptionsTest, EmptyOptionsAreLeftToThePrograms) {
   options.model = "m";
   options.cpu_workers = 3;
   options.cpu_threads = 2;
-  EXPECT_THAT(CoordinatorArgs(options, {"a:1", "b:2"}),
+  EXPECT_THAT(CoordinatorArgs(options, {"a:1", "b:2", "d:4"}),
               testing::ElementsAre("--model", "m", "--listen", "a:1", "--admin-listen", "b:2",
-                                   "--expect-cpu-workers", "3", "--drain-seconds=8"));
+                                   "--expect-cpu-workers", "3", "--http-listen", "d:4",
+                                   "--drain-seconds=8"));
   EXPECT_THAT(CpuWorkerArgs(options, "a:1", {"c:3", "b:2"}),
               testing::ElementsAre("--model", "m", "--coordinator", "a:1", "--listen", "c:3",
                                    "--admin-listen", "b:2", "--threads", "2"));
