@@ -9,6 +9,7 @@ engines. With --out FOLDER all rows are measured over the whole quiz and the tab
 import contextlib
 import json
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -86,6 +87,21 @@ def check(checks, table):
                   f"(at most {bound:.3g}), same best letter in {letters['same_best']}")
 
 
+def check_page(checks, page, table):
+    """The page as a real browser draws it, when there is one."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        checks.skip("the page in a browser", "no chromium here")
+        return
+    drawn = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", f"file://{page}"],
+                           check=True, capture_output=True, text=True, timeout=120).stdout
+    body = drawn[drawn.index("<main"):drawn.index("</main>")]
+    rows = sum(len(section["rows"]) for section in table["sections"])
+    checks.expect("every row is on the page", body.count("</tr>") == rows + len(table["sections"]),
+                  f"{body.count('</tr>')} lines of {len(table['sections'])} tables with {rows} rows")
+    checks.expect("plots are drawn", body.count("<svg") >= 2 * len(table["sections"]), f"{body.count('<svg')} plots")
+
+
 def main():
     options = live_support.parse_arguments(__doc__, arguments)
     checks = live_support.Checks()
@@ -103,7 +119,9 @@ def main():
                 command.append("--resume")
             # Few at a time: the baseline's server works on one question and lets the others wait.
             subprocess.run(command + ["--concurrency", "4"], check=True, cwd=ROOT)
-        check(checks, json.loads(pathlib.Path(f"{out}/table.json").read_text()))
+        table = json.loads(pathlib.Path(f"{out}/table.json").read_text())
+        check(checks, table)
+        check_page(checks, pathlib.Path(f"{out}/table.html").resolve(), table)
     return checks.exit_code()
 
 
