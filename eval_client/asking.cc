@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "eval_client/client/ask_all.h"
 #include "lib/base/check.h"
 #include "lib/base/clock.h"
@@ -57,7 +56,7 @@ void Asking::EndSession(const absl::Status& status) {
   if (model.ok() && model->digest() == folder_.manifest().model.digest()) folder_.SetModel(*model);
   Session& session = folder_.session();
   session.wall_s = absl::ToDoubleSeconds(base::RealClock().Monotonic() - started_);
-  session.ended = absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(), absl::UTCTimeZone());
+  session.ended = UtcTime("%Y-%m-%dT%H:%M:%SZ");
   session.outcome = status.ok() ? "finished" : "interrupted";
 }
 

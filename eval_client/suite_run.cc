@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 #include "eval_client/suites/code_judge.h"
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
@@ -66,10 +65,6 @@ Manifest MakeManifest(const SuiteRunOptions& options, const Suite& suite,
 
 bool HasRun(const std::string& folder) {
   return std::filesystem::exists(folder + "/manifest.json");
-}
-
-std::string UtcTime(const char* format) {
-  return absl::FormatTime(format, absl::Now(), absl::UTCTimeZone());
 }
 
 absl::StatusOr<std::unique_ptr<SuiteRun>> SuiteRun::Open(const SuiteRunOptions& options) {

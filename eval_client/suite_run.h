@@ -49,7 +49,4 @@ class SuiteRun {
 // True when a run was begun in `folder`.
 bool HasRun(const std::string& folder);
 
-// "2026-01-31T12:00:00Z"-like: now, in UTC.
-std::string UtcTime(const char* format);
-
 }  // namespace tandem::eval

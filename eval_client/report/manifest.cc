@@ -1,12 +1,14 @@
 #include "eval_client/report/manifest.h"
 
-#include <cstdio>
 #include <fstream>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "lib/base/mapped_file.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/text_file.h"
 #include "nlohmann/json.hpp"
 
 namespace tandem::eval {
@@ -151,14 +153,7 @@ absl::StatusOr<Manifest> ManifestFromJson(const std::string& text) {
 }
 
 absl::Status WriteManifest(const std::string& path, const Manifest& manifest) {
-  const std::string temporary = path + ".new";
-  std::ofstream file(temporary, std::ios::trunc);
-  file << ManifestToJson(manifest);
-  file.close();
-  if (!file || std::rename(temporary.c_str(), path.c_str()) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("cannot write ", path));
-  }
-  return absl::OkStatus();
+  return base::ReplaceFile(path, ManifestToJson(manifest));
 }
 
 absl::StatusOr<Manifest> ReadManifest(const std::string& path) {
@@ -201,6 +196,10 @@ Speed TotalSpeed(const Manifest& manifest) {
     speed.wall_s += session.wall_s;
   }
   return speed;
+}
+
+std::string UtcTime(const char* format) {
+  return absl::FormatTime(format, absl::Now(), absl::UTCTimeZone());
 }
 
 void DescribeHost(Manifest* manifest) {

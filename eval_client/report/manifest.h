@@ -75,6 +75,9 @@ struct Speed {
 };
 Speed TotalSpeed(const Manifest& manifest);
 
+// Now, in UTC, as strftime's `format` says.
+std::string UtcTime(const char* format);
+
 // CPU name and core count of this machine into `manifest`.
 void DescribeHost(Manifest* manifest);
 

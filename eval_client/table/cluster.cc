@@ -1,8 +1,6 @@
 #include "eval_client/table/cluster.h"
 
 #include <filesystem>
-#include <fstream>
-#include <sstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,6 +8,7 @@
 #include "lib/base/clock.h"
 #include "lib/base/program.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/text_file.h"
 #include "nlohmann/json.hpp"
 
 namespace tandem::eval {
@@ -19,20 +18,10 @@ namespace {
 constexpr double kStopGraceSeconds = 25;
 constexpr absl::Duration kLookInterval = absl::Milliseconds(50);
 
-std::string LastLine(const std::string& path) {
-  std::ifstream file(path);
-  std::string last;
-  for (std::string line; std::getline(file, line);) {
-    if (!line.empty()) last = line;
-  }
-  return last;
-}
-
 // The address once the state file says ready; empty before.
 std::string ReadyAddress(const std::string& state_path) {
-  std::ostringstream text;
-  text << std::ifstream(state_path).rdbuf();
-  const auto state = nlohmann::json::parse(text.str(), nullptr, /*allow_exceptions=*/false);
+  const auto state = nlohmann::json::parse(base::ReadTextOrEmpty(state_path), nullptr,
+                                           /*allow_exceptions=*/false);
   if (!state.is_object() || !state.value("ready", false)) return "";
   return state.value("address", "");
 }
@@ -61,13 +50,14 @@ absl::StatusOr<std::unique_ptr<Cluster>> Cluster::Start(const std::string& tande
     cluster->address_ = ReadyAddress(state_path);
     if (!cluster->address_.empty()) return cluster;
     if (!cluster->running()) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "the cluster of ", row.name, " ended before it was ready: ", LastLine(spec.log_path)));
+      return absl::FailedPreconditionError(
+          absl::StrCat("the cluster of ", row.name,
+                       " ended before it was ready: ", base::LastLine(spec.log_path)));
     }
     if (base::RealClock().Monotonic() >= end) {
       return absl::DeadlineExceededError(
           absl::StrCat("the cluster of ", row.name, " was not ready within ",
-                       absl::FormatDuration(ready_wait), ": ", LastLine(spec.log_path)));
+                       absl::FormatDuration(ready_wait), ": ", base::LastLine(spec.log_path)));
     }
     if (base::WaitForStop(kLookInterval)) return absl::CancelledError("interrupted");
   }

@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <fstream>
 #include <set>
-#include <sstream>
 #include <tuple>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +15,7 @@
 #include "absl/time/clock.h"
 #include "lib/base/child_process.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/text_file.h"
 #include "nlohmann/json.hpp"
 
 namespace tandem::eval {
@@ -40,12 +40,6 @@ PublishedRow PublishedFromJson(const Json& table) {
   table.at("siliconflow").get_to(row.baseline_score);
   table.at("ktrans_point").get_to(row.score);
   return row;
-}
-
-std::string ReadWhole(const fs::path& path) {
-  std::ostringstream text;
-  text << std::ifstream(path, std::ios::binary).rdbuf();
-  return text.str();
 }
 
 // A file in the temporary folder that goes when this does.
@@ -81,8 +75,8 @@ absl::StatusOr<std::string> OutputOf(const std::vector<std::string>& argv) {
   const bool ended = !child.running();
   base::StopAll({&child}, 1);
   if (!ended) return absl::DeadlineExceededError(absl::StrJoin(argv, " ") + " did not end");
-  if (*child.Poll() == 0) return ReadWhole(output.path());
-  const std::string said = ReadWhole(log.path());
+  if (*child.Poll() == 0) return base::ReadTextOrEmpty(output.path());
+  const std::string said = base::ReadTextOrEmpty(log.path());
   return absl::FailedPreconditionError(std::string(absl::StripSuffix(said, "\n")));
 }
 

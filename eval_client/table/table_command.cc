@@ -1,11 +1,8 @@
 #include "eval_client/table/table_command.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <sstream>
 #include <utility>
 #include <vector>
 
@@ -19,6 +16,7 @@
 #include "lib/base/child_process.h"
 #include "lib/base/program.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/text_file.h"
 
 namespace tandem::eval {
 namespace {
@@ -26,24 +24,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kProgram[] = "tandem-eval table";
-
-// The whole file, replaced in one step.
-absl::Status WriteFile(const std::string& path, const std::string& text) {
-  const std::string temporary = path + ".new";
-  std::ofstream file(temporary, std::ios::trunc | std::ios::binary);
-  file << text;
-  file.close();
-  if (!file || std::rename(temporary.c_str(), path.c_str()) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("cannot write ", path));
-  }
-  return absl::OkStatus();
-}
-
-std::string ReadText(const std::string& path) {
-  std::ostringstream text;
-  text << std::ifstream(path, std::ios::binary).rdbuf();
-  return text.str();
-}
 
 // Only the rows named, in the table's order.
 absl::StatusOr<std::vector<RowPlan>> ChooseRows(std::vector<RowPlan> rows,
@@ -73,7 +53,7 @@ absl::Status OpenFolder(const TablePlan& plan, const TableOptions& options) {
           absl::StrCat("expected no earlier table in ", plan.out,
                        ", found one; add --resume or name another --out"));
     }
-    return CheckSamePlan(ReadText(path), now);
+    return CheckSamePlan(base::ReadTextOrEmpty(path), now);
   }
   if (options.resume) {
     return absl::NotFoundError(absl::StrCat("expected a table to resume, found no ", path));
@@ -83,7 +63,7 @@ absl::Status OpenFolder(const TablePlan& plan, const TableOptions& options) {
   if (error) {
     return absl::UnavailableError(absl::StrCat("cannot create ", plan.out, ": ", error.message()));
   }
-  return WriteFile(path, now);
+  return base::ReplaceFile(path, now);
 }
 
 absl::StatusOr<TablePlan> Prepare(const std::string& tandem, const TableOptions& options) {
@@ -109,9 +89,9 @@ absl::StatusOr<TablePlan> Prepare(const std::string& tandem, const TableOptions&
 absl::Status WriteTable(const TablePlan& plan, const TableOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const TableData data, CollectTable(plan, options));
   const std::string markdown = TableMarkdown(data), json = TableJson(data);
-  TANDEM_RETURN_IF_ERROR(WriteFile(plan.out + "/table.md", markdown));
-  TANDEM_RETURN_IF_ERROR(WriteFile(plan.out + "/table.json", json));
-  TANDEM_RETURN_IF_ERROR(WriteFile(plan.out + "/table.html", TablePage(data)));
+  TANDEM_RETURN_IF_ERROR(base::ReplaceFile(plan.out + "/table.md", markdown));
+  TANDEM_RETURN_IF_ERROR(base::ReplaceFile(plan.out + "/table.json", json));
+  TANDEM_RETURN_IF_ERROR(base::ReplaceFile(plan.out + "/table.html", TablePage(data)));
   std::fputs(options.json ? json.c_str() : markdown.c_str(), stdout);
   std::fflush(stdout);
   std::fprintf(stderr, "%s: wrote %s/table.md, table.json and table.html\n", kProgram,

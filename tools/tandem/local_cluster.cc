@@ -4,16 +4,15 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "lib/base/log.h"
 #include "lib/base/program.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/text_file.h"
 #include "lib/rpc/address.h"
 #include "nlohmann/json.hpp"
 
@@ -27,15 +26,6 @@ constexpr absl::Duration kBackoffMin = absl::Milliseconds(200);
 constexpr absl::Duration kBackoffMax = absl::Seconds(10);
 // A worker that ran so long is healthy; its next death starts the backoff anew.
 constexpr absl::Duration kHealthy = absl::Seconds(60);
-
-std::string LastLine(const std::string& path) {
-  std::ifstream file(path);
-  std::string line, last;
-  while (std::getline(file, line)) {
-    if (!line.empty()) last = line;
-  }
-  return last;
-}
 
 std::string LoopbackAddress(int port) { return absl::StrCat("127.0.0.1:", port); }
 
@@ -144,7 +134,7 @@ absl::Status LocalCluster::Look(bool starting) {
     const int code = *process.child->Poll();
     if (starting || process.role == "coordinator") {
       keep_logs_ = true;
-      const std::string last = LastLine(process.log);
+      const std::string last = base::LastLine(process.log);
       return absl::FailedPreconditionError(absl::StrCat(process.name, " ended with exit code ",
                                                         code, last.empty() ? "" : ": ", last,
                                                         " (log: ", process.log, ")"));
@@ -224,11 +214,8 @@ std::string LocalCluster::StateJson() const {
 // Whole or not at all: readers must never see half a file.
 void LocalCluster::WriteState() const {
   if (options_.state_file.empty()) return;
-  const std::string partial = absl::StrCat(options_.state_file, ".", getpid());
-  std::ofstream(partial) << StateJson() << "\n";
-  if (std::rename(partial.c_str(), options_.state_file.c_str()) != 0) {
-    base::LogError("state_file_not_written", {{"path", options_.state_file}});
-  }
+  const absl::Status status = base::ReplaceFile(options_.state_file, StateJson() + "\n");
+  if (!status.ok()) base::LogError("state_file_not_written", {{"status", status.ToString()}});
 }
 
 void LocalCluster::Stop() {

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/host/load_rows.h"
+#include "gpu_worker/backend/host/output_shares.h"
 #include "lib/base/status_macros.h"
 #include "lib/kernels/fp8_linear.h"
 #include "lib/tensor/codec.h"
@@ -17,9 +18,6 @@ namespace {
 using kernels::Fp8Blocks;
 using kernels::Fp8RowBytes;
 using kernels::kFp8Block;
-
-// Outputs per unit of work, as in host_linear.cc.
-constexpr int64_t kOutputGrain = 64;
 
 bool IsInThisForm(const Matrix& matrix) {
   return matrix.view.dtype == DType::kF8E4M3 && matrix.scale_inv.has_value() &&
@@ -95,21 +93,16 @@ void Fp8Linear::Apply(base::ThreadPool& pool, Fp8Inputs& inputs, const float* x,
                                  inputs.scales.data() + r * blocks);
     }
   });
-  kernels::Fp8LinearArgs args{.x = inputs.numbers.data(),
-                              .x_stride = inputs_,
-                              .x_scales = inputs.scales.data(),
-                              .w = codes_.data(),
-                              .w_scales = scales_.data(),
-                              .y = y,
-                              .y_stride = y_stride,
-                              .rows = rows,
-                              .cols = inputs_};
-  pool.ParallelFor(outputs_, kOutputGrain, [&](int64_t begin, int64_t end) {
-    kernels::Fp8LinearArgs part = args;
-    part.n_begin = begin;
-    part.n_end = end;
-    kernels::LinearFp8(part);
-  });
+  const kernels::Fp8LinearArgs args{.x = inputs.numbers.data(),
+                                    .x_stride = inputs_,
+                                    .x_scales = inputs.scales.data(),
+                                    .w = codes_.data(),
+                                    .w_scales = scales_.data(),
+                                    .y = y,
+                                    .y_stride = y_stride,
+                                    .rows = rows,
+                                    .cols = inputs_};
+  ForShares(pool, outputs_, args, kernels::LinearFp8);
 }
 
 }  // namespace tandem::gpu_worker

@@ -4,16 +4,13 @@
 #include <cstring>
 
 #include "gpu_worker/backend/host/bf16.h"
+#include "gpu_worker/backend/host/output_shares.h"
 #include "lib/base/check.h"
 #include "lib/base/status_macros.h"
 #include "lib/kernels/linear.h"
 
 namespace tandem::gpu_worker {
 namespace {
-
-// Outputs per unit of work: small enough to share out a layer of a few hundred outputs, large
-// enough that one unit (64 rows of weights) costs far more than handing it over.
-constexpr int64_t kOutputGrain = 64;
 
 void RoundRows(int64_t rows, int64_t count, float* y, int64_t y_stride) {
   for (int64_t r = 0; r < rows; ++r) {

@@ -2,16 +2,10 @@
 
 #include "gpu_worker/backend/host/bf16.h"
 #include "gpu_worker/backend/host/load_rows.h"
+#include "gpu_worker/backend/host/output_shares.h"
 #include "lib/base/status_macros.h"
 
 namespace tandem::gpu_worker {
-namespace {
-
-// Outputs per unit of work, as in host_linear.cc.
-constexpr int64_t kOutputGrain = 64;
-
-}  // namespace
-
 MarlinLinear::MarlinLinear(const kernels::MarlinForm& form, int64_t outputs, int64_t inputs)
     : form_(form),
       outputs_(outputs),
@@ -63,12 +57,7 @@ void MarlinLinear::Apply(base::ThreadPool& pool, const uint16_t* packed_x, int64
                                        .y_stride = y_stride,
                                        .rows = rows,
                                        .cols = inputs_};
-  pool.ParallelFor(outputs_, kOutputGrain, [&](int64_t begin, int64_t end) {
-    kernels::MarlinLinearArgs part = args;
-    part.n_begin = begin;
-    part.n_end = end;
-    kernels::LinearMarlin(part);
-  });
+  ForShares(pool, outputs_, args, kernels::LinearMarlin);
 }
 
 }  // namespace tandem::gpu_worker
