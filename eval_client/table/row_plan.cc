@@ -171,10 +171,12 @@ absl::StatusOr<std::vector<RowPlan>> PlanRows(const std::string& tandem,
            std::tie(b.published.dataset, b.published.row, b.name);
   });
   TANDEM_RETURN_IF_ERROR(CheckNamesDiffer(rows));
-  for (const auto& [name, model] : models.of_row) {
-    const auto used = [&](const RowPlan& row) { return row.name == name && row.model == model; };
+  for (const auto& own : models.of_row) {
+    const auto used = [&own](const RowPlan& row) {
+      return row.name == own.first && row.model == own.second;
+    };
     if (std::any_of(rows.begin(), rows.end(), used)) continue;
-    return absl::NotFoundError(absl::StrCat("expected a row '", name, "' to use ", model,
+    return absl::NotFoundError(absl::StrCat("expected a row '", own.first, "' to use ", own.second,
                                             " for, found none of that name"));
   }
   return rows;
