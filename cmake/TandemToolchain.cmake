@@ -15,7 +15,8 @@ set(CMAKE_CXX_FLAGS_RELEASE "-O3 -DNDEBUG")
 
 # The order of floating-point operations is part of the product (bit-equal answers whatever the batch
 # or instruction set), so contraction into FMA is never left to the compiler.
-add_compile_options(-Wall -Wextra -Wno-unused-parameter -ffp-contract=off)
+add_compile_options(
+  "$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Wno-unused-parameter;-ffp-contract=off>")
 # gRPC 1.51 and protobuf 3.21 headers warn under C++20; they come in as SYSTEM includes.
 
 # Coverage of everything below a fuzz target, or libFuzzer would be blind to the code it feeds.

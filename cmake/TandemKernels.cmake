@@ -1,0 +1,60 @@
+# Kernels for GPUs, each built twice: by nvcc where CUDA is (tandem_cuda_*), and by the host compiler against the
+# emulator for tests on the CPU (tandem_emulated_*). A .cu file reaches the host compiler through a generated .cc that
+# includes it.
+
+# tandem_device_library(name SRCS a.cu b.cc HDRS ... DEPS x ... DEVICE_DEPS y): tandem_emulated_<name>, and with CUDA
+# tandem_cuda_<name>. DEVICE_DEPS name other device libraries, without their prefix.
+function(tandem_device_library name)
+  cmake_parse_arguments(A "" "" "SRCS;HDRS;DEPS;DEVICE_DEPS;CUDA_SRCS;EMULATED_SRCS;CUDA_DEPS" ${ARGN})
+  set(emulated ${A_EMULATED_SRCS})
+  foreach(source IN LISTS A_SRCS)
+    if(source MATCHES "\\.cu$")
+      cmake_path(ABSOLUTE_PATH source OUTPUT_VARIABLE path)
+      set(wrapper ${CMAKE_CURRENT_BINARY_DIR}/emulated/${source}.cc)
+      file(CONFIGURE OUTPUT ${wrapper} CONTENT "#include \"${path}\"\n" @ONLY)
+      list(APPEND emulated ${wrapper})
+    else()
+      list(APPEND emulated ${source})
+    endif()
+  endforeach()
+  tandem_device_variant(tandem_emulated_${name} tandem_emulated_ "${emulated}" "${A_HDRS}" "${A_DEPS}"
+    "${A_DEVICE_DEPS}")
+  if(TANDEM_HAS_CUDA)
+    tandem_device_variant(tandem_cuda_${name} tandem_cuda_ "${A_SRCS};${A_CUDA_SRCS}" "${A_HDRS}"
+      "${A_DEPS};${A_CUDA_DEPS}" "${A_DEVICE_DEPS}")
+    target_link_libraries(tandem_cuda_${name} PUBLIC CUDA::cudart_static)
+  endif()
+endfunction()
+
+function(tandem_device_variant target prefix sources headers deps device_deps)
+  list(TRANSFORM device_deps PREPEND ${prefix})
+  add_library(${target} STATIC ${sources} ${headers})
+  target_link_libraries(${target} PUBLIC ${deps} ${device_deps})
+  target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR})
+endfunction()
+
+# tandem_device_test(name SRCS x_test.cc DEPS x DEVICE_DEPS y LABELS unit): emulated_<name>, and with CUDA cuda_<name>,
+# which skips (77) where there is no GPU. The same source for both.
+function(tandem_device_test name)
+  cmake_parse_arguments(A "" "TIMEOUT" "SRCS;DEPS;DEVICE_DEPS;LABELS" ${ARGN})
+  if(NOT A_TIMEOUT)
+    set(A_TIMEOUT 300)
+  endif()
+  set(emulated ${A_DEVICE_DEPS})
+  list(TRANSFORM emulated PREPEND tandem_emulated_)
+  tandem_test(emulated_${name} SRCS ${A_SRCS} DEPS ${A_DEPS} ${emulated} tandem_emulated_device
+    LABELS ${A_LABELS} TIMEOUT ${A_TIMEOUT})
+  if(TANDEM_HAS_CUDA)
+    set(real ${A_DEVICE_DEPS})
+    list(TRANSFORM real PREPEND tandem_cuda_)
+    add_executable(cuda_${name} ${A_SRCS}
+      ${CMAKE_SOURCE_DIR}/gpu_worker/backend/cuda/device/gpu_test_main.cc)
+    target_link_libraries(cuda_${name} PRIVATE ${A_DEPS} ${real} tandem_cuda_device GTest::gtest
+      GTest::gmock)
+    target_include_directories(cuda_${name} PRIVATE ${CMAKE_SOURCE_DIR})
+    add_test(NAME cuda_${name} COMMAND cuda_${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    set_tests_properties(cuda_${name} PROPERTIES LABELS gpu TIMEOUT ${A_TIMEOUT}
+      SKIP_RETURN_CODE 77
+      ENVIRONMENT "TANDEM_SOURCE_DIR=${CMAKE_SOURCE_DIR};TANDEM_BINARY_DIR=${CMAKE_BINARY_DIR}")
+  endif()
+endfunction()

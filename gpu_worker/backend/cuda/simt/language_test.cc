@@ -1,0 +1,174 @@
+// The language of the kernels means the same in the emulator and on a GPU.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include "gpu_worker/backend/cuda/device/device_test_support.h"
+#include "gpu_worker/backend/cuda/simt/language_test_kernels.h"
+#include "lib/tensor/codec.h"
+
+namespace tandem::gpu_worker::cuda {
+namespace {
+
+using namespace language_test;
+
+TEST(Language, BlockSumsAreThoseOfTheButterfly) {
+  DeviceForTest device;
+  std::vector<float> in(3 * 256);
+  for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(i % 97) - 48.0f;  // sums exact
+  float* const sums = device.Allocate<float>(3);
+  BlockSums(device.Upload(in), sums, 3, device.stream());
+  const std::vector<float> found = device.Download(sums, 3);
+  for (int b = 0; b < 3; ++b) {
+    float expected = 0;
+    for (int i = 0; i < 256; ++i) expected += in[b * 256 + i];
+    EXPECT_EQ(found[b], expected) << b;
+  }
+}
+
+// Small integers: exact in bf16, in the products and in the sums, whatever a tensor core's order.
+TEST(Language, OneMmaIsTheProduct) {
+  DeviceForTest device;
+  std::mt19937 random(1);
+  std::vector<uint16_t> a(256), b(128), b_kn(128);
+  for (auto& v : a) v = F32ToBF16(static_cast<float>(static_cast<int>(random() % 17) - 8));
+  for (auto& v : b) v = F32ToBF16(static_cast<float>(static_cast<int>(random() % 17) - 8));
+  for (int n = 0; n < 8; ++n) {
+    for (int k = 0; k < 16; ++k) b_kn[k * 8 + n] = b[n * 16 + k];
+  }
+  float* const plain = device.Allocate<float>(128);
+  float* const transposed = device.Allocate<float>(128);
+  OneMma(device.Upload(a), device.Upload(b), plain, device.stream());
+  OneMmaTransposed(device.Upload(a), device.Upload(b_kn), transposed, device.stream());
+  const auto d = device.Download(plain, 128), dt = device.Download(transposed, 128);
+  for (int row = 0; row < 16; ++row) {
+    for (int n = 0; n < 8; ++n) {
+      float expected = 0;
+      for (int k = 0; k < 16; ++k)
+        expected += BF16ToF32(a[row * 16 + k]) * BF16ToF32(b[n * 16 + k]);
+      EXPECT_EQ(d[row * 8 + n], expected) << row << " " << n;
+      EXPECT_EQ(dt[row * 8 + n], expected) << row << " " << n;
+    }
+  }
+}
+
+TEST(Language, AsyncCopiesArriveAndInvalidOnesAreZero) {
+  DeviceForTest device;
+  std::vector<float> in(200);
+  for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(i) + 0.5f;
+  float* const out = device.Allocate<float>(200);
+  CopyThroughShared(device.Upload(in), out, 200, 160, device.stream());
+  const auto found = device.Download(out, 200);
+  for (int i = 0; i < 200; ++i) EXPECT_EQ(found[i], i < 160 ? in[i] : 0.0f) << i;
+}
+
+TEST(Language, EveryE4m3CodeIsThatOfTheCodec) {
+  DeviceForTest device;
+  float* const values = device.Allocate<float>(256);
+  uint8_t* const back = device.Allocate<uint8_t>(256);
+  E4m3Codes(values, back, device.stream());
+  const auto v = device.Download(values, 256);
+  const auto b = device.Download(back, 256);
+  for (int code = 0; code < 256; ++code) {
+    const float expected = F8E4M3ToF32(static_cast<uint8_t>(code));
+    if (std::isnan(expected)) {
+      EXPECT_TRUE(std::isnan(v[code])) << code;
+      continue;
+    }
+    EXPECT_EQ(v[code], expected) << code;
+    EXPECT_EQ(std::signbit(v[code]), std::signbit(expected)) << code;
+    EXPECT_EQ(b[code], code);
+  }
+}
+
+// All bf16 numbers, and the neighbours of every rounding boundary of e4m3.
+TEST(Language, RoundingIsThatOfTheCodec) {
+  DeviceForTest device;
+  std::vector<float> in;
+  for (uint32_t bits = 0; bits < 65536; ++bits)
+    in.push_back(BF16ToF32(static_cast<uint16_t>(bits)));
+  for (int code = 0; code < 126; ++code) {
+    const float middle =
+        (F8E4M3ToF32(static_cast<uint8_t>(code)) + F8E4M3ToF32(static_cast<uint8_t>(code + 1))) / 2;
+    for (const float v : {std::nextafter(middle, 0.0f), middle, std::nextafter(middle, 1e9f)}) {
+      in.push_back(v);
+      in.push_back(-v);
+    }
+  }
+  std::mt19937 random(2);
+  for (int i = 0; i < 20000; ++i) {
+    const uint32_t bits = random();
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    in.push_back(value);
+  }
+  const int count = static_cast<int>(in.size());
+  float* const values = device.Upload(in);
+  uint8_t* const e4m3 = device.Allocate<uint8_t>(count);
+  uint16_t* const bf16 = device.Allocate<uint16_t>(count);
+  ToE4m3All(values, e4m3, count, device.stream());
+  ToBf16All(values, bf16, count, device.stream());
+  const auto codes = device.Download(e4m3, count);
+  const auto halves = device.Download(bf16, count);
+  for (int i = 0; i < count; ++i) {
+    if (std::isnan(in[i])) {
+      EXPECT_EQ(codes[i] & 0x7f, 0x7f);
+      EXPECT_TRUE(std::isnan(BF16ToF32(halves[i])));
+      continue;
+    }
+    ASSERT_EQ(codes[i], F32ToF8E4M3(in[i])) << in[i];
+    ASSERT_EQ(halves[i], F32ToBF16(in[i])) << in[i];
+  }
+}
+
+TEST(Language, ShufflesAndVotes) {
+  DeviceForTest device;
+  int* const up = device.Allocate<int>(32);
+  int* const down = device.Allocate<int>(32);
+  int* const exclusive_or = device.Allocate<int>(32);
+  int* const first = device.Allocate<int>(32);
+  uint32_t* const odd = device.Allocate<uint32_t>(32);
+  Shuffles(up, down, exclusive_or, first, odd, device.stream());
+  const auto u = device.Download(up, 32), d = device.Download(down, 32);
+  const auto x = device.Download(exclusive_or, 32), f = device.Download(first, 32);
+  const auto o = device.Download(odd, 32);
+  for (int lane = 0; lane < 32; ++lane) {
+    EXPECT_EQ(u[lane], lane >= 3 ? lane - 3 : lane);
+    EXPECT_EQ(d[lane], lane + 5 < 32 ? lane + 5 : lane);
+    EXPECT_EQ(x[lane], lane ^ 9);
+    EXPECT_EQ(f[lane], lane / 8 * 8 + 2);
+    EXPECT_EQ(o[lane], 0xaaaaaaaau);
+  }
+}
+
+TEST(Language, AGraphDoesItsLaunchesAgain) {
+  DeviceForTest device;
+  std::vector<float> in(256, 1.0f);
+  float* const memory = device.Upload(in);
+  float* const sums = device.Allocate<float>(1);
+  BeginCapture(device.stream());
+  BlockSums(memory, sums, 1, device.stream());
+  const ExecutableGraph graph = EndCapture(device.stream());
+  EXPECT_TRUE(std::isnan(device.Download(sums, 1)[0]));  // captured, not run
+  LaunchGraph(graph, device.stream());
+  EXPECT_EQ(device.Download(sums, 1)[0], 256.0f);
+  in.assign(256, 2.0f);
+  CopyToDevice(memory, in.data(), in.size() * sizeof(float), device.stream());
+  LaunchGraph(graph, device.stream());
+  EXPECT_EQ(device.Download(sums, 1)[0], 512.0f);
+}
+
+TEST(Device, TooMuchMemoryIsAnError) {
+  DeviceForTest device;
+  const auto memory = AllocateDevice(size_t{1} << 50);
+  EXPECT_EQ(memory.status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST(Device, AnUnknownDeviceIsAnError) {
+  EXPECT_EQ(UseDevice(1000).status().code(), absl::StatusCode::kNotFound);
+}
+
+}  // namespace
+}  // namespace tandem::gpu_worker::cuda

@@ -1,0 +1,106 @@
+#include "gpu_worker/backend/cuda/simt/async_copy.h"
+#include "gpu_worker/backend/cuda/simt/language_test_kernels.h"
+#include "gpu_worker/backend/cuda/simt/launch.h"
+#include "gpu_worker/backend/cuda/simt/mma.h"
+#include "gpu_worker/backend/cuda/simt/numbers.h"
+
+namespace tandem::gpu_worker::cuda::language_test {
+namespace {
+
+constexpr int kThreads = 256;
+
+__global__ void BlockSumsKernel(const float* in, float* sums) {
+  float* scratch = reinterpret_cast<float*>(SharedMemory());
+  const float sum = BlockSum(in[blockIdx.x * kThreads + threadIdx.x], scratch);
+  if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
+
+template <bool kTransposed>
+__global__ void OneMmaKernel(const uint16_t* a, const uint16_t* b, float* d) {
+  uint16_t* const shared_a = reinterpret_cast<uint16_t*>(SharedMemory());  // [16, 16]
+  uint16_t* const shared_b = shared_a + 256;                               // [8, 16] or [16, 8]
+  for (int i = LaneId(); i < 256; i += kWarpThreads) shared_a[i] = a[i];
+  for (int i = LaneId(); i < 128; i += kWarpThreads) shared_b[i] = b[i];
+  __syncthreads();
+  const int lane = LaneId();
+  uint32_t left[4], right[2];
+  LoadMatrix<4>(left, shared_a + lane % 16 * 16 + lane / 16 * 8);
+  if constexpr (kTransposed) {
+    LoadMatrix<2, true>(right, shared_b + lane % 16 * 8);
+  } else {
+    LoadMatrix<2>(right, shared_b + lane % 8 * 16 + lane / 8 % 2 * 8);
+  }
+  float sum[4] = {0, 0, 0, 0};
+  MmaBf16(sum, left, right);
+  const int g = lane / 4, t = lane % 4;
+  for (int i = 0; i < 4; ++i) d[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sum[i];
+}
+
+__global__ void CopyKernel(const float* in, float* out, int count, int valid_count) {
+  float* const shared = reinterpret_cast<float*>(SharedMemory());
+  const int begin = 4 * static_cast<int>(threadIdx.x);
+  if (begin < count) CopyAsync16(shared + begin, in + begin, begin < valid_count);
+  CommitAsyncCopies();
+  WaitAsyncCopies<0>();
+  __syncthreads();
+  const int mirror = count - 1 - static_cast<int>(threadIdx.x);
+  for (int i = mirror; i >= 0; i -= static_cast<int>(blockDim.x)) out[i] = shared[i];
+}
+
+__global__ void E4m3CodesKernel(float* values, uint8_t* back) {
+  const auto code = static_cast<uint8_t>(threadIdx.x);
+  values[code] = FromE4m3(code);
+  back[code] = ToE4m3(FromE4m3(code));
+}
+
+__global__ void ToE4m3Kernel(const float* in, uint8_t* out, int count) {
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i < count) out[i] = ToE4m3(in[i]);
+}
+
+__global__ void ToBf16Kernel(const float* in, uint16_t* out, int count) {
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i < count) out[i] = ToBf16(in[i]);
+}
+
+__global__ void ShufflesKernel(int* up, int* down, int* exclusive_or, int* first, uint32_t* odd) {
+  const int lane = LaneId();
+  up[lane] = __shfl_up_sync(kFullWarp, lane, 3);
+  down[lane] = __shfl_down_sync(kFullWarp, lane, 5);
+  exclusive_or[lane] = __shfl_xor_sync(kFullWarp, lane, 9);
+  first[lane] = __shfl_sync(kFullWarp, lane, 2, 8);
+  odd[lane] = __ballot_sync(kFullWarp, lane % 2 == 1);
+}
+
+unsigned BlocksFor(int count) { return static_cast<unsigned>((count + kThreads - 1) / kThreads); }
+
+}  // namespace
+
+void BlockSums(const float* in, float* sums, int blocks, Stream stream) {
+  Launch(BlockSumsKernel, static_cast<unsigned>(blocks), kThreads, kThreads / 32 * sizeof(float),
+         stream, in, sums);
+}
+void OneMma(const uint16_t* a, const uint16_t* b, float* d, Stream stream) {
+  Launch(OneMmaKernel<false>, 1, 32, 384 * sizeof(uint16_t), stream, a, b, d);
+}
+void OneMmaTransposed(const uint16_t* a, const uint16_t* b_kn, float* d, Stream stream) {
+  Launch(OneMmaKernel<true>, 1, 32, 384 * sizeof(uint16_t), stream, a, b_kn, d);
+}
+void CopyThroughShared(const float* in, float* out, int count, int valid_count, Stream stream) {
+  Launch(CopyKernel, 1, static_cast<unsigned>((count / 4 + 31) / 32 * 32), count * sizeof(float),
+         stream, in, out, count, valid_count);
+}
+void E4m3Codes(float* values, uint8_t* back, Stream stream) {
+  Launch(E4m3CodesKernel, 1, 256, 0, stream, values, back);
+}
+void ToE4m3All(const float* in, uint8_t* out, int count, Stream stream) {
+  Launch(ToE4m3Kernel, BlocksFor(count), kThreads, 0, stream, in, out, count);
+}
+void ToBf16All(const float* in, uint16_t* out, int count, Stream stream) {
+  Launch(ToBf16Kernel, BlocksFor(count), kThreads, 0, stream, in, out, count);
+}
+void Shuffles(int* up, int* down, int* exclusive_or, int* first, uint32_t* odd, Stream stream) {
+  Launch(ShufflesKernel, 1, 32, 0, stream, up, down, exclusive_or, first, odd);
+}
+
+}  // namespace tandem::gpu_worker::cuda::language_test

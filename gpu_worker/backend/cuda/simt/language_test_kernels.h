@@ -1,0 +1,26 @@
+// Small kernels that use each word of simt.h, mma.h, async_copy.h and numbers.h once, to hold the
+// emulator and the GPU to the same meaning.
+#pragma once
+
+#include <cstdint>
+
+#include "gpu_worker/backend/cuda/device/device.h"
+
+namespace tandem::gpu_worker::cuda::language_test {
+
+// sums[b] = sum of in[b * 256 .. + 256); every thread adds through the block.
+void BlockSums(const float* in, float* sums, int blocks, Stream stream);
+// d [16, 8] f32 = a [16, 16] b [8, 16]^T, bf16, by ldmatrix and one mma a warp.
+void OneMma(const uint16_t* a, const uint16_t* b, float* d, Stream stream);
+// The same with B given as [16 k, 8 n], read by a transposing ldmatrix.
+void OneMmaTransposed(const uint16_t* a, const uint16_t* b_kn, float* d, Stream stream);
+// out[i] = in[i] for count (a multiple of 4) floats by cp.async, pieces behind valid_count zero.
+void CopyThroughShared(const float* in, float* out, int count, int valid_count, Stream stream);
+// Every e4m3 code and back; out [256] f32 and back [256].
+void E4m3Codes(float* values, uint8_t* back, Stream stream);
+void ToE4m3All(const float* in, uint8_t* out, int count, Stream stream);
+void ToBf16All(const float* in, uint16_t* out, int count, Stream stream);
+// out[lane] = shuffles of lane numbers and a ballot of odd lanes.
+void Shuffles(int* up, int* down, int* exclusive_or, int* first, uint32_t* odd, Stream stream);
+
+}  // namespace tandem::gpu_worker::cuda::language_test

@@ -1,0 +1,60 @@
+// Number formats on the device, bit for bit those of lib/tensor: bf16 as uint16_t, e4m3 as uint8_t.
+#pragma once
+
+#include "gpu_worker/backend/cuda/simt/simt.h"
+
+namespace tandem::gpu_worker::cuda {
+
+using Bf16 = uint16_t;  // bits
+
+__device__ __forceinline__ float FromBf16(Bf16 bits) {
+  return __uint_as_float(static_cast<uint32_t>(bits) << 16);
+}
+
+// To nearest, ties to even; a NaN stays a quiet NaN.
+__device__ __forceinline__ Bf16 ToBf16(float value) {
+  const uint32_t bits = __float_as_uint(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<Bf16>((bits >> 16) | 0x40u);
+  return static_cast<Bf16>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+__device__ __forceinline__ float RoundToBf16(float value) { return FromBf16(ToBf16(value)); }
+
+// Two values as the halves of a word, the first lowest: an operand of an mma.
+__device__ __forceinline__ uint32_t PackBf16x2(float low, float high) {
+#if defined(__CUDACC__)
+  uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+#else
+  return static_cast<uint32_t>(ToBf16(high)) << 16 | ToBf16(low);
+#endif
+}
+
+// e4m3 to f32, exact; 0x7f and 0xff are NaN.
+__device__ __forceinline__ float FromE4m3(uint8_t code) {
+  const uint32_t sign = static_cast<uint32_t>(code & 0x80u) << 24;
+  const uint32_t rest = code & 0x7fu;
+  if (rest == 0x7fu) return __uint_as_float(sign | 0x7fc00000u);
+  // Exponent and mantissa moved to f32's places, then the bias 127 - 7 = 120 by a multiplication
+  // that also normalizes the subnormal codes.
+  return __uint_as_float(sign | rest << 20) * 0x1p120f;
+}
+
+// f32 to e4m3: to nearest even, saturating at 448, also for infinities; a NaN gives 0x7f.
+__device__ __forceinline__ uint8_t ToE4m3(float value) {
+  const uint32_t bits = __float_as_uint(value);
+  const uint8_t sign = static_cast<uint8_t>(bits >> 24 & 0x80u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return 0x7f;
+  if (magnitude >= 0x43e00000u) return sign | 0x7e;  // 448
+  if (magnitude < 0x3c800000u) {                     // 2^-6: subnormal, in steps of 2^-9
+    // Adding 2^14 puts the step 2^-9 at f32's last bit, so that the sum rounds to it.
+    const float shifted = __uint_as_float(magnitude) + 16384.0f;
+    return sign | static_cast<uint8_t>(__float_as_uint(shifted) & 0xffu);
+  }
+  const uint32_t rounded = magnitude + 0x7ffffu + (magnitude >> 20 & 1u);
+  return sign | static_cast<uint8_t>((rounded - (120u << 23)) >> 20);
+}
+
+}  // namespace tandem::gpu_worker::cuda
