@@ -1,0 +1,88 @@
+// Multi-head latent attention on the device, over the paged latent cache (one token of one layer:
+// latent [latent] normed, then rope key [rope]; pages of kPageTokens tokens, page numbers from the
+// step plan).
+//
+// Bits: a row's result depends on its query, its own length and its keys, never on the other rows
+// of the step nor on how a prompt was cut into chunks. Therefore keys are taken in blocks of one
+// page from position 0 up, and where a row's pages are split over thread blocks, the places of the
+// splits are a function of that row's length alone (SplitsOf) and parts are merged in page order.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "gpu_worker/backend/cuda/device/device.h"
+#include "gpu_worker/backend/cuda/kernels/linear/linear.h"
+#include "gpu_worker/backend/cuda/kernels/rows/rows.h"
+
+namespace tandem::gpu_worker::cuda {
+
+struct MlaShape {
+  int64_t heads = 0, latent = 0, rope = 0;
+  int64_t nope = 0, v = 0;  // of one head, prefill only
+  float softmax_scale = 0;
+  int64_t key() const { return latent + rope; }
+};
+
+// Absorbed form: queries are in latent space already. Row r sees keys [0, lengths[r]) of its page
+// table. length 0 (padding): out is zero, whatever the table holds. Entries of a table behind the
+// length are never read, and neither are cache rows behind it.
+struct MlaDecodeArgs {
+  Kernels kernels = Kernels::kPortable;
+  Storage storage = Storage::kBf16;
+  MlaShape shape;
+  const void* q = nullptr;      // [rows, heads, latent + rope]
+  const void* cache = nullptr;  // [pages * page_tokens, latent + rope] of the layer
+  const int32_t* page_table = nullptr;  // [rows, page_table_stride]
+  int64_t page_table_stride = 0;
+  const int32_t* lengths = nullptr;  // [rows]
+  int64_t rows = 0;
+  void* out = nullptr;        // [rows, heads, latent] mean latent of each head
+  float* lse = nullptr;       // [rows, heads] log of the sum of exp(score), -inf for none; or null
+  // From PlanDecode, on the device.
+  const void* plan = nullptr;
+  void* workspace = nullptr;  // DecodeWorkspaceBytes
+  size_t workspace_bytes = 0;
+};
+
+// How many parts a row of this many keys is cut into, and where part p begins (in pages): functions
+// of the length alone.
+int64_t SplitsOf(int64_t length);
+
+// The work list of a step: which thread block does which (row, head group, part). Pure host code;
+// the same for all layers of a step. `rows_max` fixes the size, so that a graph that was captured
+// with a buffer can be replayed with another plan in it.
+struct DecodePlan {
+  std::vector<int32_t> words;  // to be copied to the device as it is
+};
+DecodePlan PlanDecode(const MlaShape& shape, std::span<const int32_t> lengths, int64_t rows_max,
+                      int64_t tokens_max, int multiprocessors);
+size_t DecodePlanBytes(const MlaShape& shape, int64_t rows_max, int64_t tokens_max,
+                       int multiprocessors);
+size_t DecodeWorkspaceBytes(const MlaShape& shape, int64_t rows_max, int64_t tokens_max,
+                            int multiprocessors);
+void MlaDecode(const MlaDecodeArgs& args, Stream stream);
+
+// Not absorbed: keys and values of each head rebuilt from the latents, for prompts. Rows
+// [row_begin, row_begin + rows) of one sequence at positions start_position + i; row i sees keys
+// [0, start_position + i]. The rows' own keys are in the cache already.
+struct MlaPrefillArgs {
+  Kernels kernels = Kernels::kPortable;
+  Storage storage = Storage::kBf16;
+  MlaShape shape;
+  const void* q = nullptr;  // [rows, heads, nope + rope]
+  const void* cache = nullptr;
+  const int32_t* pages = nullptr;  // of this sequence, on the device
+  int64_t start_position = 0, rows = 0;
+  DeviceMatrix key_up;    // batch = heads: [nope, latent] each
+  DeviceMatrix value_up;  // batch = heads: [v, latent] each
+  void* out = nullptr;    // [rows, heads, v]
+  void* workspace = nullptr;  // PrefillWorkspaceBytes
+  size_t workspace_bytes = 0;
+};
+// Enough for any start position: the keys of a long prefix are rebuilt piece by piece.
+size_t PrefillWorkspaceBytes(const MlaShape& shape, Storage storage, int64_t rows_max);
+void MlaPrefill(const MlaPrefillArgs& args, Stream stream);
+
+}  // namespace tandem::gpu_worker::cuda

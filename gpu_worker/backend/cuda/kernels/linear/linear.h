@@ -1,0 +1,75 @@
+// Linear layers on the device: y = x W^T with weights in one of five formats, each with the
+// arithmetic that docs/formats.md writes down (the host backend's kernels are their oracle). A row's
+// bits depend on that row and the weights, never on how many rows there are: every sum over the
+// inputs is split at places that the shape of the weights alone decides.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "gpu_worker/backend/cuda/device/device.h"
+#include "gpu_worker/backend/cuda/kernels/rows/rows.h"
+
+namespace tandem::gpu_worker::cuda {
+
+// kReference: plain f32 loops, the oracle on the device. kPortable: mma.sync and cp.async, sm_80 and
+// newer. kHopper: wgmma and TMA where there is such a kernel, kPortable's elsewhere.
+enum class Kernels { kReference, kPortable, kHopper };
+
+enum class WeightKind { kF32, kBf16, kFp8, kInt8, kInt4 };
+
+struct WeightFormat {
+  WeightKind kind = WeightKind::kBf16;
+  int group = 128;  // inputs that share a scale, kInt8 and kInt4: 128 or 64
+};
+
+// A matrix as it lies on the device. The layout of `weights` and `scales` is pack.h's; all kernels
+// of a format read the same bytes.
+struct DeviceMatrix {
+  WeightFormat format;
+  int64_t outputs = 0, inputs = 0;
+  int64_t batch = 1;  // matrices of this shape, one behind the other
+  const void* weights = nullptr;
+  const void* scales = nullptr;  // null where the format has none
+  int64_t weight_bytes = 0, scale_bytes = 0;  // of one matrix, padding included
+};
+
+// The same in host memory, ready to be copied.
+struct PackedMatrix {
+  DeviceMatrix shape;  // pointers are null
+  std::vector<std::byte> weights, scales;
+};
+
+// Packs a matrix whose row i (all `inputs` of output i, f32) `row(i, dst)` writes; rounds to the
+// format as the host backend does, bit for bit. Thread-safe. fp8 and int weights must be finite:
+// INVALID_ARGUMENT names the output. fp8 weights that come with codes and scales of their own
+// (DeepSeek's checkpoints): PackFp8.
+absl::StatusOr<PackedMatrix> PackMatrix(const WeightFormat& format, int64_t outputs, int64_t inputs,
+                                        const std::function<void(int64_t, float*)>& row);
+// codes [outputs, inputs] e4m3, scales [ceil(outputs / 128), ceil(inputs / 128)].
+PackedMatrix PackFp8(int64_t outputs, int64_t inputs, const uint8_t* codes, const float* scales);
+
+struct LinearArgs {
+  Kernels kernels = Kernels::kPortable;
+  DeviceMatrix w;
+  // x: matrix b's rows begin at x + b * x_batch_stride values; row r at r * x_stride. f32 for kF32
+  // weights, bf16 otherwise.
+  const void* x = nullptr;
+  int64_t x_stride = 0, x_batch_stride = 0;
+  int64_t rows = 0;
+  // y likewise; f32 sums, or rounded to bf16.
+  void* y = nullptr;
+  int64_t y_stride = 0, y_batch_stride = 0;
+  Storage y_storage = Storage::kBf16;
+  // Scratch of at least LinearWorkspaceBytes for this shape; its content does not matter.
+  void* workspace = nullptr;
+  size_t workspace_bytes = 0;
+};
+
+// Scratch for up to `rows` rows: partial sums, quantized inputs.
+size_t LinearWorkspaceBytes(Kernels kernels, const DeviceMatrix& w, int64_t rows);
+// Enqueues the product; no allocation, no synchronization. rows = 0 does nothing.
+void Linear(const LinearArgs& args, Stream stream);
+
+}  // namespace tandem::gpu_worker::cuda
