@@ -13,6 +13,7 @@ cd "$TANDEM_ROOT"
 
 readonly STEPS=(packages format build tests dev tsan clang_tidy live)
 readonly RELEASE_LOG="build/release/ctest.log"
+readonly FAILED_TESTS="build/failed_tests.txt"
 # Files clang-tidy reads: the folders that parse, count and compute without gRPC, whose headers cost seconds a file.
 readonly CLANG_TIDY_FOLDERS=(lib/base lib/tensor eval_client/suites eval_client/stats)
 
@@ -38,11 +39,15 @@ step_format() {
 
 step_build() { build_preset release; }
 
-# run_ctest PRESET ARGS...: output on failure only, two at a time at most, so that timing tests keep a core.
+# run_ctest PRESET ARGS...: output on failure only, two at a time at most, so that timing tests keep a core. The names
+# of failed tests go to FAILED_TESTS as well: the summary repeats them, far below their output.
 run_ctest() {
-  local preset="$1"
+  local preset="$1" code=0
   shift
-  ctest --test-dir "build/$preset" --output-on-failure --no-tests=error -j "$(build_jobs)" "$@"
+  ctest --test-dir "build/$preset" --output-on-failure --no-tests=error -j "$(build_jobs)" "$@" || code=$?
+  local failed="build/$preset/Testing/Temporary/LastTestsFailed.log"
+  [[ "$code" == 0 || ! -f "$failed" ]] || sed "s/^[0-9]*:/$preset: /" "$failed" >> "$FAILED_TESTS"
+  return "$code"
 }
 
 step_tests() { run_ctest release | tee "$RELEASE_LOG"; }
@@ -124,11 +129,14 @@ choose_steps() {
 }
 
 choose_steps "$@"
+mkdir -p build
+: > "$FAILED_TESTS"
 for name in "${CHOSEN[@]}"; do run_step "$name"; done
 printf '\n'
 printf '%s\n' "${TIMES[@]}"
 if [[ ${#FAILED[@]} -gt 0 ]]; then
   printf '\nFAILED: %s\n' "${FAILED[*]}"
+  cat "$FAILED_TESTS"
   exit 1
 fi
 if [[ " ${CHOSEN[*]} " == *" tests "* ]]; then
