@@ -35,6 +35,9 @@ struct DeviceMatrix {
   int64_t weight_bytes = 0, scale_bytes = 0;  // of one matrix, padding included
 };
 
+// The shape of a packed matrix: sizes with padding, no memory. For planning.
+DeviceMatrix MatrixShape(const WeightFormat& format, int64_t outputs, int64_t inputs);
+
 // The same in host memory, ready to be copied.
 struct PackedMatrix {
   DeviceMatrix shape;  // pointers are null
@@ -53,9 +56,10 @@ PackedMatrix PackFp8(int64_t outputs, int64_t inputs, const uint8_t* codes, cons
 struct LinearArgs {
   Kernels kernels = Kernels::kPortable;
   DeviceMatrix w;
-  // x: matrix b's rows begin at x + b * x_batch_stride values; row r at r * x_stride. f32 for kF32
-  // weights, bf16 otherwise.
+  // x: matrix b's rows begin at x + b * x_batch_stride values; row r at r * x_stride. bf16; for kF32
+  // weights also f32 (the router reads bf16 rows, f32 precision f32 ones).
   const void* x = nullptr;
+  Storage x_storage = Storage::kBf16;
   int64_t x_stride = 0, x_batch_stride = 0;
   int64_t rows = 0;
   // y likewise; f32 sums, or rounded to bf16.
