@@ -22,11 +22,11 @@ Forward::Forward(const ModelConfig& config, Backend& backend, ExpertLink* expert
     : config_(config),
       backend_(backend),
       experts_(experts),
-      x_(backend.NewRows(RowShape::kHidden)),
-      h_(backend.NewRows(RowShape::kHidden)),
-      q_(backend.NewRows(RowShape::kQueries)),
-      attended_(backend.NewRows(RowShape::kAttended)),
-      shared_(backend.NewRows(RowShape::kHidden)) {}
+      x_(backend.NewRows(RowShape::kHidden, backend.info().rows_max)),
+      h_(backend.NewRows(RowShape::kHidden, backend.info().rows_max)),
+      q_(backend.NewRows(RowShape::kQueries, backend.info().rows_max)),
+      attended_(backend.NewRows(RowShape::kAttended, backend.info().rows_max)),
+      shared_(backend.NewRows(RowShape::kHidden, backend.info().rows_max)) {}
 
 absl::Status Forward::Run(const StepBatch& step, std::span<const int64_t> owners,
                           absl::Time deadline, std::vector<absl::Status>* row_status,
@@ -35,7 +35,7 @@ absl::Status Forward::Run(const StepBatch& step, std::span<const int64_t> owners
   times_ = {};
   row_status_.assign(step.rows(), absl::OkStatus());
   if (probe.choices != nullptr) probe.choices->assign(config_.num_hidden_layers, {});
-  backend_.BeginStep(step);
+  backend_.BeginStep(0, step);
   backend_.Embed(*x_);
   for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
     if (absl::Now() >= deadline) {
@@ -67,17 +67,19 @@ void Forward::Moe(int64_t layer, const StepBatch& step, absl::Time deadline,
   TANDEM_CHECK(experts_ != nullptr);
   absl::Duration since = base::RealClock().Monotonic();
   const bool forced = probe.forced_ids != nullptr && !(*probe.forced_ids)[layer].empty();
-  RouterChoice choice;
-  backend_.Route(layer, *h_, forced ? &(*probe.forced_ids)[layer] : nullptr, &choice);
+  backend_.StartRoute(layer, *h_, forced ? &(*probe.forced_ids)[layer] : nullptr);
   Elapsed(since);
 
-  backend_.ReadRows(*h_, &wire_);
+  backend_.StartReadRows(*h_);
+  RouterChoice choice;
+  backend_.FinishRoute(&choice);
   const bool bf16 = backend_.info().precision == Precision::kBf16;
+  const int64_t wire_bytes = step.rows() * config_.hidden_size * (bf16 ? 2 : 4);
   RoutedLayer routed_layer{.layer = static_cast<uint32_t>(layer),
                            .hidden = config_.hidden_size,
                            .choice = &choice,
                            .dtype = bf16 ? tensor::v1::WIRE_DTYPE_BF16 : tensor::v1::WIRE_DTYPE_F32,
-                           .x = wire_,
+                           .x = backend_.WireRows(0).first(wire_bytes),
                            .grid_exponents = {},
                            .activation_form = bf16 ? experts::v1::ACTIVATION_FORM_NATIVE
                                                    : experts::v1::ACTIVATION_FORM_F32};
@@ -89,16 +91,21 @@ void Forward::Moe(int64_t layer, const StepBatch& step, absl::Time deadline,
   backend_.SharedFfn(layer, *h_, *shared_);
   times_.shared += Elapsed(since);
 
-  routed_.resize(step.rows() * config_.hidden_size);
   std::vector<absl::Status> failures;
-  experts_->Finish(routed_, &failures);
+  experts_->Finish(backend_.RoutedRows(0).first(step.rows() * config_.hidden_size), &failures);
   times_.expert_wait += Elapsed(since);
 
-  backend_.AddMoe(*shared_, routed_, *x_);
+  backend_.AddMoe(*shared_, *x_);
   for (int64_t r = 0; r < step.rows(); ++r) {
     if (row_status_[r].ok()) row_status_[r] = failures[r];
   }
   if (probe.choices != nullptr) (*probe.choices)[layer] = std::move(choice);
+}
+
+void Forward::Logits(std::span<const int64_t> row_ids, std::vector<float>* logits) {
+  std::vector<LogitRow> rows;
+  for (const int64_t row : row_ids) rows.push_back({x_.get(), row});
+  backend_.Logits(rows, logits);
 }
 
 // A sequence with a failed row has incomplete keys from here on: its other rows are lost as well.

@@ -41,9 +41,7 @@ class Forward {
                    std::vector<absl::Status>* row_status, const RouterProbe& probe = {});
 
   // Logits [row_ids.size(), vocab] of the last Run's rows, at most logit_rows_max at once.
-  void Logits(std::span<const int64_t> row_ids, std::vector<float>* logits) {
-    backend_.Logits(*x_, row_ids, logits);
-  }
+  void Logits(std::span<const int64_t> row_ids, std::vector<float>* logits);
 
   const ForwardTimes& times() const { return times_; }  // of the last Run
 
@@ -56,8 +54,6 @@ class Forward {
   Backend& backend_;
   ExpertLink* experts_;
   std::unique_ptr<DeviceRows> x_, h_, q_, attended_, shared_;
-  std::vector<std::byte> wire_;           // [rows, hidden] as sent
-  std::vector<float> routed_;             // [rows, hidden]
   std::vector<absl::Status> row_status_;  // [rows]
   ForwardTimes times_;
 };

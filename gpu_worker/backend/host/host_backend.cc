@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/host/attention.h"
@@ -12,6 +13,7 @@
 #include "gpu_worker/backend/host/rope.h"
 #include "gpu_worker/backend/host/router.h"
 #include "lib/base/check.h"
+#include "lib/base/clock.h"
 #include "lib/base/status_macros.h"
 #include "lib/kernels/activation.h"
 #include "lib/kernels/linear.h"
@@ -49,6 +51,11 @@ class HostBackend : public Backend {
                config_.kv_row_dim()) {
     info_ = {"host",           options.precision, options.attention,
              options.kv_pages, options.rows_max,  std::min(kLogitRowsMax, options.rows_max)};
+    for (int slot = 0; slot < kStepSlots; ++slot) {
+      const int64_t values = info_.slot_rows_max(slot) * config_.hidden_size;
+      slots_[slot].wire.resize(values * ValueBytes());
+      slots_[slot].routed.resize(values);
+    }
   }
 
   absl::Status Load(const ModelWeights& weights) {
@@ -58,43 +65,55 @@ class HostBackend : public Backend {
 
   const BackendInfo& info() const override { return info_; }
 
-  std::unique_ptr<DeviceRows> NewRows(RowShape shape) override {
+  std::unique_ptr<DeviceRows> NewRows(RowShape shape, int64_t rows) override {
     const int64_t heads = config_.num_attention_heads;
     const int64_t cols = shape == RowShape::kHidden    ? config_.hidden_size
                          : shape == RowShape::kQueries ? heads * config_.qk_head_dim()
                                                        : heads * config_.v_head_dim;
-    return std::make_unique<HostRows>(options_.rows_max, cols);
+    return std::make_unique<HostRows>(rows, cols);
   }
 
-  void BeginStep(const StepBatch& step) override {
-    TANDEM_CHECK_LE(step.rows(), options_.rows_max);
+  void BeginStep(int slot, const StepBatch& step) override {
+    TANDEM_CHECK_LE(step.rows(), info_.slot_rows_max(slot));
     TANDEM_CHECK_EQ(step.token_ids.size(), step.positions.size());
-    step_ = step;
-    rope_rows_ = rope_.ForPositions(step.positions);
+    SelectSlot(slot);
+    slot_->step = step;
+    slot_->rope_rows = rope_.ForPositions(step.positions);
   }
+
+  void SelectSlot(int slot) override {
+    TANDEM_CHECK(slot >= 0 && slot < kStepSlots);
+    slot_ = &slots_[slot];
+  }
+
+  std::span<std::byte> WireRows(int slot) override { return slots_[slot].wire; }
+  std::span<float> RoutedRows(int slot) override { return slots_[slot].routed; }
 
   void Embed(DeviceRows& x) override {
-    for (int64_t r = 0; r < step_.rows(); ++r) {
-      weights_.embedding.ReadRow(step_.token_ids[r], AsHost(x).row(r));
+    const auto noted = Note("embed", -1);
+    for (int64_t r = 0; r < slot_->step.rows(); ++r) {
+      weights_.embedding.ReadRow(slot_->step.token_ids[r], AsHost(x).row(r));
     }
   }
 
   void Norm(int64_t layer, NormSite site, const DeviceRows& x, DeviceRows& out) override {
+    const auto noted = Note("norm", layer);
     const HostLayer& w = weights_.layers[layer];
     const auto& weight = site == NormSite::kBeforeAttention ? w.attention_norm : w.ffn_norm;
-    ForRows(step_.rows(), [&](int64_t r) {
+    ForRows(slot_->step.rows(), [&](int64_t r) {
       RmsNorm(options_.precision, AsHost(x).row(r), weight, config_.rms_norm_eps,
               AsHost(out).row(r));
     });
   }
 
   void ProjectAndCache(int64_t layer, const DeviceRows& h, DeviceRows& q) override {
+    const auto noted = Note("project", layer);
     const HostLayer& w = weights_.layers[layer];
     ProjectQueries(w, AsHost(h), AsHost(q));
     const float* kv = Linear(w.kv_a, AsHost(h).row(0), config_.hidden_size, kv_);
-    ForRows(step_.rows(), [&](int64_t r) { RotateQueries(r, AsHost(q).row(r)); });
+    ForRows(slot_->step.rows(), [&](int64_t r) { RotateQueries(r, AsHost(q).row(r)); });
     std::vector<float> row(config_.kv_row_dim());
-    for (const Segment& segment : step_.segments) {
+    for (const Segment& segment : slot_->step.segments) {
       for (int64_t i = 0; i < segment.rows; ++i) {
         const int64_t r = segment.row_begin + i, position = segment.start_position + i;
         FinishKey(w, kv + r * config_.kv_row_dim(), r, row.data());
@@ -105,6 +124,7 @@ class HostBackend : public Backend {
   }
 
   void Attend(int64_t layer, const DeviceRows& q, DeviceRows& attended) override {
+    const auto noted = Note("attend", layer);
     AttentionArgs args{options_.precision,
                        &attention_shape_,
                        &weights_.layers[layer].heads,
@@ -114,7 +134,7 @@ class HostBackend : public Backend {
                        AsHost(attended).row(0),
                        &pool_};
     std::vector<Segment> decode;
-    for (const Segment& segment : step_.segments) {
+    for (const Segment& segment : slot_->step.segments) {
       if (options_.attention == AttentionKernel::kReference) {
         ReferenceAttention(args, segment);
       } else if (segment.kind == RowKind::kPrefill) {
@@ -127,23 +147,28 @@ class HostBackend : public Backend {
   }
 
   void AddAttentionOutput(int64_t layer, const DeviceRows& attended, DeviceRows& x) override {
+    const auto noted = Note("attention output", layer);
     const HostLinear& o = weights_.layers[layer].o;
     AddRows(Linear(o, AsHost(attended).row(0), o.inputs(), hidden_), AsHost(x));
   }
 
   void AddDenseFfn(int64_t layer, const DeviceRows& h, DeviceRows& x) override {
+    const auto noted = Note("dense ffn", layer);
     TANDEM_CHECK(weights_.layers[layer].dense.has_value());
     AddRows(Ffn(*weights_.layers[layer].dense, AsHost(h)), AsHost(x));
   }
 
-  void Route(int64_t layer, const DeviceRows& h, const std::vector<uint32_t>* forced_ids,
-             RouterChoice* choice) override {
+  void StartRoute(int64_t layer, const DeviceRows& h,
+                  const std::vector<uint32_t>* forced_ids) override {
+    const auto noted = Note("route", layer);
     const HostLayer& w = weights_.layers[layer];
     const int64_t k = config_.num_experts_per_tok, experts = config_.n_routed_experts;
     const float* logits = Linear(w.router, AsHost(h).row(0), config_.hidden_size, router_logits_);
-    *choice = {k, std::vector<uint32_t>(step_.rows() * k), std::vector<float>(step_.rows() * k)};
+    RouterChoice* choice = &slot_->choice;
+    *choice = {k, std::vector<uint32_t>(slot_->step.rows() * k),
+               std::vector<float>(slot_->step.rows() * k)};
     if (forced_ids != nullptr) TANDEM_CHECK_EQ(forced_ids->size(), choice->expert_ids.size());
-    ForRows(step_.rows(), [&](int64_t r) {
+    ForRows(slot_->step.rows(), [&](int64_t r) {
       std::span<const uint32_t> forced;
       if (forced_ids != nullptr) forced = std::span(*forced_ids).subspan(r * k, k);
       const ExpertChoice row =
@@ -153,20 +178,23 @@ class HostBackend : public Backend {
     });
   }
 
-  void ReadRows(const DeviceRows& h, std::vector<std::byte>* wire) override {
-    const int64_t count = step_.rows() * config_.hidden_size;
+  void StartReadRows(const DeviceRows& h) override {
+    const auto noted = Note("read rows", -1);
+    const int64_t count = slot_->step.rows() * config_.hidden_size;
+    std::byte* wire = slot_->wire.data();
     if (options_.precision == Precision::kF32) {
-      wire->resize(count * sizeof(float));
-      std::memcpy(wire->data(), AsHost(h).row(0), wire->size());
-      return;
+      std::memcpy(wire, AsHost(h).row(0), count * sizeof(float));
+    } else {
+      PackBf16(AsHost(h).row(0), count, 1, count, reinterpret_cast<uint16_t*>(wire));
     }
-    wire->resize(count * sizeof(uint16_t));
-    PackBf16(AsHost(h).row(0), count, 1, count, reinterpret_cast<uint16_t*>(wire->data()));
   }
 
+  void FinishRoute(RouterChoice* choice) override { *choice = std::move(slot_->choice); }
+
   void SharedFfn(int64_t layer, const DeviceRows& h, DeviceRows& out) override {
+    const auto noted = Note("shared expert", layer);
     const std::optional<HostFfn>& shared = weights_.layers[layer].shared;
-    const int64_t count = step_.rows() * config_.hidden_size;
+    const int64_t count = slot_->step.rows() * config_.hidden_size;
     if (shared.has_value()) {
       std::copy_n(Ffn(*shared, AsHost(h)), count, AsHost(out).row(0));
     } else {
@@ -174,20 +202,22 @@ class HostBackend : public Backend {
     }
   }
 
-  void AddMoe(const DeviceRows& shared, std::span<const float> routed, DeviceRows& x) override {
-    TANDEM_CHECK_EQ(static_cast<int64_t>(routed.size()), step_.rows() * config_.hidden_size);
+  void AddMoe(const DeviceRows& shared, DeviceRows& x) override {
+    const auto noted = Note("add experts", -1);
+    const float* routed = slot_->routed.data();
     const float* from = AsHost(shared).row(0);
     float* to = AsHost(x).row(0);
-    for (size_t i = 0; i < routed.size(); ++i) to[i] = Rounded(to[i] + (routed[i] + from[i]));
+    const int64_t count = slot_->step.rows() * config_.hidden_size;
+    for (int64_t i = 0; i < count; ++i) to[i] = Rounded(to[i] + (routed[i] + from[i]));
   }
 
-  void Logits(const DeviceRows& x, std::span<const int64_t> row_ids,
-              std::vector<float>* logits) override {
+  void Logits(std::span<const LogitRow> row_ids, std::vector<float>* logits) override {
+    const auto noted = Note("logits", -1);
     const int64_t rows = static_cast<int64_t>(row_ids.size()), hidden = config_.hidden_size;
     TANDEM_CHECK_LE(rows, info_.logit_rows_max);
     hidden_.resize(std::max<size_t>(hidden_.size(), rows * hidden));
     for (int64_t r = 0; r < rows; ++r) {
-      RmsNorm(options_.precision, AsHost(x).row(row_ids[r]), weights_.final_norm,
+      RmsNorm(options_.precision, AsHost(*row_ids[r].x).row(row_ids[r].row), weights_.final_norm,
               config_.rms_norm_eps, hidden_.data() + r * hidden);
     }
     logits->resize(rows * config_.vocab_size);
@@ -195,7 +225,47 @@ class HostBackend : public Backend {
                                    config_.vocab_size);
   }
 
+  void NoteDeviceSpans(bool on) override { noting_ = on; }
+  std::vector<DeviceSpan> TakeDeviceSpans() override { return std::exchange(spans_, {}); }
+
  private:
+  // What a slot holds of its step.
+  struct Slot {
+    StepBatch step;
+    RopeRows rope_rows;
+    RouterChoice choice;
+    std::vector<std::byte> wire;  // [rows, hidden]
+    std::vector<float> routed;    // [rows, hidden]
+  };
+
+  // Notes a span from here to its end.
+  class Noted {
+   public:
+    Noted(HostBackend* backend, const char* name, int64_t layer) : backend_(backend) {
+      if (backend_ != nullptr) span_ = {name, backend_->slot_index(), layer, Now(), 0};
+    }
+    ~Noted() {
+      if (backend_ == nullptr) return;
+      span_.end_ns = Now();
+      backend_->spans_.push_back(span_);
+    }
+    Noted(const Noted&) = delete;
+    Noted& operator=(const Noted&) = delete;
+
+   private:
+    static int64_t Now() { return absl::ToInt64Nanoseconds(base::RealClock().Monotonic()); }
+    HostBackend* backend_;  // null: nothing is noted
+    DeviceSpan span_;
+  };
+  Noted Note(const char* name, int64_t layer) {
+    return Noted(noting_ ? this : nullptr, name, layer);
+  }
+  int slot_index() const { return static_cast<int>(slot_ - slots_); }
+
+  int64_t ValueBytes() const {
+    return options_.precision == Precision::kF32 ? sizeof(float) : sizeof(uint16_t);
+  }
+
   float Rounded(float value) const {
     return options_.precision == Precision::kBf16 ? RoundBf16(value) : value;
   }
@@ -209,23 +279,23 @@ class HostBackend : public Backend {
   // Applies `layer` to all rows of the step; the result lies in `out` until its next use.
   const float* Linear(const HostLinear& layer, const float* x, int64_t x_stride,
                       std::vector<float>& out) {
-    out.resize(std::max<size_t>(out.size(), step_.rows() * layer.outputs()));
-    layer.Apply(pool_, scratch_, x, x_stride, step_.rows(), out.data(), layer.outputs());
+    out.resize(std::max<size_t>(out.size(), slot_->step.rows() * layer.outputs()));
+    layer.Apply(pool_, scratch_, x, x_stride, slot_->step.rows(), out.data(), layer.outputs());
     return out.data();
   }
 
   void ProjectQueries(const HostLayer& w, const HostRows& h, HostRows& q) {
     if (!w.q.empty()) {
-      w.q.Apply(pool_, scratch_, h.row(0), h.cols(), step_.rows(), q.row(0), q.cols());
+      w.q.Apply(pool_, scratch_, h.row(0), h.cols(), slot_->step.rows(), q.row(0), q.cols());
       return;
     }
     const int64_t lora = config_.q_lora_rank;
     Linear(w.q_a, h.row(0), h.cols(), q_lora_);
-    ForRows(step_.rows(), [&](int64_t r) {
+    ForRows(slot_->step.rows(), [&](int64_t r) {
       float* row = q_lora_.data() + r * lora;
       RmsNorm(options_.precision, row, w.q_a_norm, config_.rms_norm_eps, row);
     });
-    w.q_b.Apply(pool_, scratch_, q_lora_.data(), lora, step_.rows(), q.row(0), q.cols());
+    w.q_b.Apply(pool_, scratch_, q_lora_.data(), lora, slot_->step.rows(), q.row(0), q.cols());
   }
 
   // Rotates the rope part of each head's query.
@@ -243,7 +313,7 @@ class HostBackend : public Backend {
   }
 
   void Rotate(int64_t r, float* v) const {
-    rope_.Apply(rope_rows_, r, v);
+    rope_.Apply(slot_->rope_rows, r, v);
     for (int64_t i = 0; i < config_.qk_rope_head_dim; ++i) v[i] = Rounded(v[i]);
   }
 
@@ -252,7 +322,7 @@ class HostBackend : public Backend {
     const int64_t inter = ffn.gate.outputs();
     Linear(ffn.gate, h.row(0), h.cols(), gate_);
     Linear(ffn.up, h.row(0), h.cols(), up_);
-    ForRows(step_.rows(), [&](int64_t r) {
+    ForRows(slot_->step.rows(), [&](int64_t r) {
       float* gate = gate_.data() + r * inter;
       kernels::SwiGlu(gate, up_.data() + r * inter, gate, inter);
       for (int64_t i = 0; i < inter; ++i) gate[i] = Rounded(gate[i]);
@@ -262,7 +332,7 @@ class HostBackend : public Backend {
 
   void AddRows(const float* delta, HostRows& x) const {
     float* to = x.row(0);
-    const int64_t count = step_.rows() * config_.hidden_size;
+    const int64_t count = slot_->step.rows() * config_.hidden_size;
     for (int64_t i = 0; i < count; ++i) to[i] = Rounded(to[i] + delta[i]);
   }
 
@@ -275,8 +345,10 @@ class HostBackend : public Backend {
   HostWeights weights_;
   BackendInfo info_;
 
-  StepBatch step_;
-  RopeRows rope_rows_;
+  Slot slots_[kStepSlots];
+  Slot* slot_ = slots_;  // selected
+  bool noting_ = false;
+  std::vector<DeviceSpan> spans_;
   LinearScratch scratch_;
   std::vector<float> hidden_, kv_, q_lora_, gate_, up_, router_logits_;  // results of the last use
 };
