@@ -32,29 +32,37 @@ struct MlaDecodeArgs {
   Kernels kernels = Kernels::kPortable;
   Storage storage = Storage::kBf16;
   MlaShape shape;
-  const void* q = nullptr;      // [rows, heads, latent + rope]
-  const void* cache = nullptr;  // [pages * page_tokens, latent + rope] of the layer
+  const void* q = nullptr;              // [rows, heads, latent + rope]
+  const void* cache = nullptr;          // [pages * page_tokens, latent + rope] of the layer
   const int32_t* page_table = nullptr;  // [rows, page_table_stride]
   int64_t page_table_stride = 0;
   const int32_t* lengths = nullptr;  // [rows]
   int64_t rows = 0;
-  void* out = nullptr;        // [rows, heads, latent] mean latent of each head
-  float* lse = nullptr;       // [rows, heads] log of the sum of exp(score), -inf for none; or null
-  // From PlanDecode, on the device.
+  void* out = nullptr;   // [rows, heads, latent] mean latent of each head
+  float* lse = nullptr;  // [rows, heads] log of the sum of exp(score), -inf for none; or null
+  // What follows is not read by kernels = kReference. The plan, on the device, was made of the same
+  // lengths, and covers `rows` rows or more.
   const void* plan = nullptr;
-  void* workspace = nullptr;  // DecodeWorkspaceBytes
+  void* workspace = nullptr;  // DecodeWorkspaceBytes; its content does not matter
   size_t workspace_bytes = 0;
+  int multiprocessors = 0;      // as PlanDecode was told
+  size_t shared_bytes_max = 0;  // of a thread block: DeviceProperties
 };
 
-// How many parts a row of this many keys is cut into, and where part p begins (in pages): functions
-// of the length alone.
+// How many parts a row of this many keys is cut into: the smallest number whose square is not less
+// than its pages (decode_plan.h says why). PartPages: part p takes pages [PartPages(p), PartPages(p
+// + 1)). Functions of the length alone.
 int64_t SplitsOf(int64_t length);
+int64_t PartPages(int64_t length, int64_t part);
 
 // The work list of a step: which thread block does which (row, head group, part). Pure host code;
-// the same for all layers of a step. `rows_max` fixes the size, so that a graph that was captured
-// with a buffer can be replayed with another plan in it.
+// the same for all layers of a step. `rows_max` and `tokens_max` (of the longest row) fix the size,
+// so that a graph that was captured with a buffer can be replayed with another plan in it; rows
+// behind `lengths` have length 0. Lengths are at most tokens_max.
 struct DecodePlan {
-  std::vector<int32_t> words;  // to be copied to the device as it is
+  std::vector<int32_t> words;  // to be copied to the device as it is; DecodePlanBytes
+  // As many words as are read, from the first; what a copy outside of a graph may stop at.
+  int64_t words_used = 0;
 };
 DecodePlan PlanDecode(const MlaShape& shape, std::span<const int32_t> lengths, int64_t rows_max,
                       int64_t tokens_max, int multiprocessors);
@@ -62,6 +70,12 @@ size_t DecodePlanBytes(const MlaShape& shape, int64_t rows_max, int64_t tokens_m
                        int multiprocessors);
 size_t DecodeWorkspaceBytes(const MlaShape& shape, int64_t rows_max, int64_t tokens_max,
                             int multiprocessors);
+
+// Whether kPortable has a kernel for these dimensions in this storage. MlaDecode ends the process
+// where there is none: who chooses the kernels asks at start.
+bool HasPortableDecode(const MlaShape& shape, Storage storage);
+
+// Enqueues the attention of all rows; no allocation, no synchronization. rows = 0 does nothing.
 void MlaDecode(const MlaDecodeArgs& args, Stream stream);
 
 // Not absorbed: keys and values of each head rebuilt from the latents, for prompts. Rows
@@ -75,9 +89,9 @@ struct MlaPrefillArgs {
   const void* cache = nullptr;
   const int32_t* pages = nullptr;  // of this sequence, on the device
   int64_t start_position = 0, rows = 0;
-  DeviceMatrix key_up;    // batch = heads: [nope, latent] each
-  DeviceMatrix value_up;  // batch = heads: [v, latent] each
-  void* out = nullptr;    // [rows, heads, v]
+  DeviceMatrix key_up;        // batch = heads: [nope, latent] each
+  DeviceMatrix value_up;      // batch = heads: [v, latent] each
+  void* out = nullptr;        // [rows, heads, v]
   void* workspace = nullptr;  // PrefillWorkspaceBytes
   size_t workspace_bytes = 0;
 };
