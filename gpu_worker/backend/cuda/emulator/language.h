@@ -112,6 +112,45 @@ inline bool __all_sync(uint32_t mask, bool predicate) {
   return emulator::Vote(mask, predicate) == mask;
 }
 
+namespace emulator {
+
+struct ReduceArguments {
+  uint32_t value;
+  uint32_t result;
+};
+
+template <bool kMax>
+uint32_t ReduceLanes(uint32_t mask, uint32_t value) {
+  ReduceArguments mine{value, value};
+  WarpCollective(mask, mine, [](ReduceArguments* const* lanes, uint32_t) {
+    uint32_t result = kMax ? 0 : 0xffffffffu;
+    for (int lane = 0; lane < 32; ++lane) {
+      if (lanes[lane] == nullptr) continue;
+      const uint32_t v = lanes[lane]->value;
+      result = (v > result) == kMax ? v : result;
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+      if (lanes[lane] != nullptr) lanes[lane]->result = result;
+    }
+  });
+  return mine.result;
+}
+
+}  // namespace emulator
+
+inline uint32_t __reduce_max_sync(uint32_t mask, uint32_t value) {
+  return emulator::ReduceLanes<true>(mask, value);
+}
+inline uint32_t __reduce_min_sync(uint32_t mask, uint32_t value) {
+  return emulator::ReduceLanes<false>(mask, value);
+}
+
+// Operations that nvcc never contracts into a fused multiply-add; no host file is compiled with
+// contraction.
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+
 // Fibers of a block never run at the same time and a block runs to its end before the next.
 inline int atomicAdd(int* to, int value) {
   const int old = *to;

@@ -1,6 +1,7 @@
 // The language of the kernels means the same in the emulator and on a GPU.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -141,6 +142,58 @@ TEST(Language, ShufflesAndVotes) {
     EXPECT_EQ(f[lane], lane / 8 * 8 + 2);
     EXPECT_EQ(o[lane], 0xaaaaaaaau);
   }
+}
+
+TEST(Language, LargestAndSmallestOfAWarp) {
+  DeviceForTest device;
+  std::vector<uint32_t> in(32);
+  std::mt19937 random(3);
+  for (auto& v : in) v = random();
+  uint32_t* const largest = device.Allocate<uint32_t>(32);
+  uint32_t* const smallest = device.Allocate<uint32_t>(32);
+  Reduces(device.Upload(in), largest, smallest, device.stream());
+  EXPECT_EQ(device.Download(largest, 32),
+            std::vector<uint32_t>(32, *std::max_element(in.begin(), in.end())));
+  EXPECT_EQ(device.Download(smallest, 32),
+            std::vector<uint32_t>(32, *std::min_element(in.begin(), in.end())));
+}
+
+TEST(Language, RoundedProductsAreNotFused) {
+  DeviceForTest device;
+  std::mt19937 random(4);
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  const int count = 256;
+  std::vector<float> a(count), b(count), c(count), product(count);
+  int differs = 0;
+  for (int i = 0; i < count; ++i) {
+    a[i] = uniform(random), b[i] = uniform(random);
+    product[i] = a[i] * b[i];
+    c[i] = -product[i];  // fused, the sum is the product's rounding error
+    differs += std::fma(a[i], b[i], c[i]) != 0.0f;
+  }
+  ASSERT_GT(differs, count / 2);
+  float* const plus = device.Allocate<float>(count);
+  float* const minus = device.Allocate<float>(count);
+  Unfused(device.Upload(a), device.Upload(b), device.Upload(c), plus, minus, count,
+          device.stream());
+  EXPECT_EQ(device.Download(plus, count), std::vector<float>(count, 0.0f));
+  const auto found = device.Download(minus, count);
+  for (int i = 0; i < count; ++i) EXPECT_EQ(found[i], product[i] + product[i]);
+}
+
+TEST(Language, SixteenBytesAtATime) {
+  DeviceForTest device;
+  std::vector<uint32_t> in(4 * 40), out(in.size()), halves(in.size() / 2);
+  for (size_t i = 0; i < in.size(); ++i) {
+    in[i] = static_cast<uint32_t>(7 * i);
+    out[i] = in[i] + 1;
+    if (i % 4 >= 2) halves[i / 4 * 2 + i % 2] = in[i];
+  }
+  uint32_t* const words = device.Allocate<uint32_t>(in.size());
+  uint32_t* const pairs = device.Allocate<uint32_t>(halves.size());
+  Vectors16(device.Upload(in), words, pairs, 40, device.stream());
+  EXPECT_EQ(device.Download(words, in.size()), out);
+  EXPECT_EQ(device.Download(pairs, halves.size()), halves);
 }
 
 TEST(Language, AGraphDoesItsLaunchesAgain) {

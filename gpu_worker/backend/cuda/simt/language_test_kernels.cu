@@ -3,6 +3,7 @@
 #include "gpu_worker/backend/cuda/simt/launch.h"
 #include "gpu_worker/backend/cuda/simt/mma.h"
 #include "gpu_worker/backend/cuda/simt/numbers.h"
+#include "gpu_worker/backend/cuda/simt/vector_access.h"
 
 namespace tandem::gpu_worker::cuda::language_test {
 namespace {
@@ -72,6 +73,27 @@ __global__ void ShufflesKernel(int* up, int* down, int* exclusive_or, int* first
   odd[lane] = __ballot_sync(kFullWarp, lane % 2 == 1);
 }
 
+__global__ void ReducesKernel(const uint32_t* in, uint32_t* largest, uint32_t* smallest) {
+  const int lane = LaneId();
+  largest[lane] = __reduce_max_sync(kFullWarp, in[lane]);
+  smallest[lane] = __reduce_min_sync(kFullWarp, in[lane]);
+}
+
+__global__ void UnfusedKernel(const float* a, const float* b, const float* c, float* plus,
+                              float* minus) {
+  const int i = static_cast<int>(threadIdx.x);
+  plus[i] = __fadd_rn(__fmul_rn(a[i], b[i]), c[i]);
+  minus[i] = __fsub_rn(__fmul_rn(a[i], b[i]), c[i]);
+}
+
+__global__ void Vectors16Kernel(const uint32_t* in, uint32_t* out, uint32_t* halves) {
+  const int i = static_cast<int>(threadIdx.x);
+  Words4 words = Load16(in + 4 * i);
+  Store8(halves + 2 * i, words.w[2], words.w[3]);
+  for (uint32_t& word : words.w) word += 1;
+  Store16(out + 4 * i, words);
+}
+
 unsigned BlocksFor(int count) { return static_cast<unsigned>((count + kThreads - 1) / kThreads); }
 
 }  // namespace
@@ -101,6 +123,17 @@ void ToBf16All(const float* in, uint16_t* out, int count, Stream stream) {
 }
 void Shuffles(int* up, int* down, int* exclusive_or, int* first, uint32_t* odd, Stream stream) {
   Launch(ShufflesKernel, 1, 32, 0, stream, up, down, exclusive_or, first, odd);
+}
+
+void Reduces(const uint32_t* in, uint32_t* largest, uint32_t* smallest, Stream stream) {
+  Launch(ReducesKernel, 1, 32, 0, stream, in, largest, smallest);
+}
+void Unfused(const float* a, const float* b, const float* c, float* plus, float* minus, int count,
+             Stream stream) {
+  Launch(UnfusedKernel, 1, static_cast<unsigned>(count), 0, stream, a, b, c, plus, minus);
+}
+void Vectors16(const uint32_t* in, uint32_t* out, uint32_t* halves, int count, Stream stream) {
+  Launch(Vectors16Kernel, 1, static_cast<unsigned>(count), 0, stream, in, out, halves);
 }
 
 }  // namespace tandem::gpu_worker::cuda::language_test

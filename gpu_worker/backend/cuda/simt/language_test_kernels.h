@@ -22,5 +22,12 @@ void ToE4m3All(const float* in, uint8_t* out, int count, Stream stream);
 void ToBf16All(const float* in, uint16_t* out, int count, Stream stream);
 // out[lane] = shuffles of lane numbers and a ballot of odd lanes.
 void Shuffles(int* up, int* down, int* exclusive_or, int* first, uint32_t* odd, Stream stream);
+// largest[lane] and smallest[lane]: of in [32], every lane the same.
+void Reduces(const uint32_t* in, uint32_t* largest, uint32_t* smallest, Stream stream);
+// a b + c and a b - c, the product rounded first; count threads.
+void Unfused(const float* a, const float* b, const float* c, float* plus, float* minus, int count,
+             Stream stream);
+// out [4 count] = in + 1 by words of 16 bytes; halves [2 count]: the last 8 of each.
+void Vectors16(const uint32_t* in, uint32_t* out, uint32_t* halves, int count, Stream stream);
 
 }  // namespace tandem::gpu_worker::cuda::language_test
