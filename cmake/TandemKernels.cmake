@@ -31,6 +31,8 @@ function(tandem_device_variant target prefix sources headers deps device_deps)
   add_library(${target} STATIC ${sources} ${headers})
   target_link_libraries(${target} PUBLIC ${deps} ${device_deps})
   target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR})
+  # Kernels say `#pragma unroll`, which is nvcc's.
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wno-unknown-pragmas>)
 endfunction()
 
 # tandem_device_test(name SRCS x_test.cc DEPS x DEVICE_DEPS y LABELS unit): emulated_<name>, and with CUDA cuda_<name>,

@@ -21,6 +21,12 @@ std::vector<std::vector<double>> ReadLogits(const std::string& path, size_t rows
   return logits;
 }
 
+std::unique_ptr<Backend> HostBackendOf(const ModelWeights& weights, const HarnessOptions& o) {
+  return MakeHostBackend(weights,
+                         {o.precision, o.attention, o.kv_pages, o.rows_max, o.threads, o.linear})
+      .value();
+}
+
 }  // namespace
 
 std::string SourcePath(const std::string& relative) {
@@ -62,11 +68,9 @@ Harness::Harness(const ModelWeights& weights, const HarnessOptions& o)
             },
             [this](const std::string& address) { return cluster.Connect(address); }}),
       link(pool, {weights.digest, o.patience}),
-      backend(MakeHostBackend(
-                  weights, {o.precision, o.attention, o.kv_pages, o.rows_max, o.threads, o.linear})
-                  .value()),
-      engine(weights.config, *backend, &link),
-      forward(weights.config, *backend, &link),
+      backend(o.make_backend != nullptr ? o.make_backend(weights) : HostBackendOf(weights, o)),
+      engine(weights.config, *backend, &link, o.forward),
+      forward(weights.config, *backend, &link, o.forward),
       config_(weights.config),
       next_page_(static_cast<uint32_t>(o.kv_pages)) {}
 

@@ -2,6 +2,7 @@
 // in-process expert workers.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -41,6 +42,9 @@ struct HarnessOptions {
   int64_t kv_pages = 64;
   int64_t rows_max = 512;
   absl::Duration patience = absl::Seconds(5);
+  ForwardOptions forward = {};
+  // Makes the backend instead of the above; null: the host's.
+  std::function<std::unique_ptr<Backend>(const ModelWeights&)> make_backend = nullptr;
 };
 
 // Tokens of one sequence in one pass.

@@ -1,0 +1,38 @@
+#include "gpu_worker/backend/cuda/cuda_scratch.h"
+
+#include <algorithm>
+
+namespace tandem::gpu_worker::cuda {
+
+CudaScratch TakeScratch(const ScratchShape& shape, DeviceArena& arena) {
+  const int64_t rows = shape.step.rows_max, value_bytes = BytesOf(shape.storage);
+  const MlaShape& mla = shape.step.mla;
+  CudaScratch s;
+  s.q_lora = arena.Take(rows * shape.q_lora * value_bytes);
+  s.kv = arena.Take(rows * mla.key() * value_bytes);
+  s.gate = arena.Take(rows * shape.inter_max * value_bytes);
+  s.up = arena.Take(rows * shape.inter_max * value_bytes);
+  s.delta = arena.Take(rows * shape.hidden * value_bytes);
+  if (shape.absorbed) {
+    s.latent_q = arena.Take(rows * mla.heads * mla.key() * value_bytes);
+    s.latent_out = arena.Take(rows * mla.heads * mla.latent * value_bytes);
+  }
+  s.router_logits = arena.Take<float>(rows * shape.experts);
+  s.logit_row_ids = arena.Take<uint32_t>(shape.logit_rows_max);
+  s.logit_rows = arena.Take(shape.logit_rows_max * shape.hidden * value_bytes);
+  s.logits = arena.Take<float>(shape.logit_rows_max * shape.vocab);
+  s.workspace_bytes = std::max(
+      {shape.linear_workspace_bytes, PrefillWorkspaceBytes(mla, shape.storage, rows),
+       DecodeWorkspaceBytes(mla, rows, shape.step.tokens_max(), shape.step.multiprocessors)});
+  s.workspace = arena.Take(s.workspace_bytes);
+  for (SlotScratch& slot : s.slots) {
+    slot.wire = arena.Take(rows * shape.hidden * value_bytes);
+    slot.routed = arena.Take<float>(rows * shape.hidden);
+    slot.expert_ids = arena.Take<uint32_t>(rows * shape.experts_per_row);
+    slot.expert_weights = arena.Take<float>(rows * shape.experts_per_row);
+    slot.forced_ids = arena.Take<uint32_t>(rows * shape.experts_per_row);
+  }
+  return s;
+}
+
+}  // namespace tandem::gpu_worker::cuda

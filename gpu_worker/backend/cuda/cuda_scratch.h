@@ -1,0 +1,58 @@
+// CudaScratch: the device memory of one forward pass that no caller sees: results between two
+// kernels, partial sums, what travels to and from the host. Shared by both slots where the stream's
+// order allows it, one per slot where copies run beside.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "gpu_worker/backend/backend.h"
+#include "gpu_worker/backend/cuda/cuda_weights.h"
+#include "gpu_worker/backend/cuda/device/device.h"
+#include "gpu_worker/backend/cuda/device_arena.h"
+#include "gpu_worker/backend/cuda/step_buffers.h"
+
+namespace tandem::gpu_worker::cuda {
+
+// Sizes that are the same for all layers.
+struct ScratchShape {
+  StepShape step;
+  Storage storage = Storage::kBf16;
+  Kernels kernels = Kernels::kPortable;
+  int64_t hidden = 0, vocab = 0, q_lora = 0, inter_max = 0, experts = 0, experts_per_row = 0;
+  int64_t logit_rows_max = 0;
+  size_t linear_workspace_bytes = 0;
+  bool absorbed = true;  // rows of the decode kernel exist
+};
+
+// Of one slot, on the device.
+struct SlotScratch {
+  void* wire = nullptr;             // [rows, hidden]
+  float* routed = nullptr;          // [rows, hidden] f32
+  uint32_t* expert_ids = nullptr;   // [rows, experts_per_row]
+  float* expert_weights = nullptr;  // [rows, experts_per_row] f32
+  uint32_t* forced_ids = nullptr;   // [rows, experts_per_row]
+};
+
+struct CudaScratch {
+  void* q_lora = nullptr;             // [rows, q_lora]
+  void* kv = nullptr;                 // [rows, kv_row]
+  void* gate = nullptr;               // [rows, inter_max]
+  void* up = nullptr;                 // [rows, inter_max]
+  void* delta = nullptr;              // [rows, hidden]
+  void* latent_q = nullptr;           // [rows, heads, kv_row]
+  void* latent_out = nullptr;         // [rows, heads, latent]
+  float* router_logits = nullptr;     // [rows, experts] f32
+  uint32_t* logit_row_ids = nullptr;  // [logit_rows_max]
+  void* logit_rows = nullptr;         // [logit_rows_max, hidden]
+  float* logits = nullptr;            // [logit_rows_max, vocab] f32
+  void* workspace = nullptr;          // of the linear, decode and prefill kernels, one at a time
+  size_t workspace_bytes = 0;
+  SlotScratch slots[kStepSlots];
+};
+
+// Takes everything from `arena`, which may only be counting.
+CudaScratch TakeScratch(const ScratchShape& shape, DeviceArena& arena);
+
+}  // namespace tandem::gpu_worker::cuda

@@ -1,0 +1,401 @@
+#include "gpu_worker/backend/cuda/cuda_weights.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "gpu_worker/backend/cuda/device_arena.h"
+#include "gpu_worker/backend/host/bf16.h"
+#include "gpu_worker/backend/host/load_rows.h"
+#include "lib/base/check.h"
+#include "lib/base/log.h"
+#include "lib/base/status_macros.h"
+#include "lib/kernels/fp8_linear.h"
+#include "lib/model/model_weights_names.h"
+#include "lib/tensor/codec.h"
+
+namespace tandem::gpu_worker::cuda {
+namespace {
+
+using R = TensorRole;
+
+// Fills row i of a matrix, f32.
+using RowSource = std::function<absl::Status(int64_t row, float* dst)>;
+
+constexpr WeightFormat kF32Format = {WeightKind::kF32};
+
+// Walks over everything that goes to the device, in one order. It counts when `weights` is null,
+// and packs and copies otherwise: the size of the allocation is that of the same walk.
+class WeightWalk {
+ public:
+  WeightWalk(const ModelConfig& config, const CudaFormats& formats, const ModelWeights* weights,
+             base::ThreadPool* pool, Stream stream, DeviceArena& arena)
+      : config_(config),
+        formats_(formats),
+        weights_(weights),
+        pool_(pool),
+        stream_(stream),
+        arena_(arena) {}
+
+  absl::StatusOr<CudaWeights> Run() {
+    CudaWeights out;
+    TANDEM_RETURN_IF_ERROR(Embedding(&out.embedding));
+    for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
+      TANDEM_ASSIGN_OR_RETURN(out.layers.emplace_back(), Layer(i));
+      if (weights_ != nullptr) {
+        base::LogInfo("layer_loaded", {{"layer", i}, {"of", config_.num_hidden_layers}});
+      }
+    }
+    out.final_norm = Norm(config_.hidden_size, Of(&ModelWeights::final_norm));
+    TANDEM_ASSIGN_OR_RETURN(out.head, Linear(R::kLmHead, 0, config_.vocab_size, config_.hidden_size,
+                                             Of(&ModelWeights::lm_head)));
+    return out;
+  }
+
+ private:
+  template <typename T>
+  const T* Of(T ModelWeights::*member) const {
+    return weights_ == nullptr ? nullptr : &(weights_->*member);
+  }
+
+  absl::Status Embedding(const void** where) {
+    const int64_t cols = config_.hidden_size;
+    const int64_t row_bytes = cols * BytesOf(formats_.storage());
+    void* const to = arena_.Take(config_.vocab_size * row_bytes);
+    *where = to;
+    if (weights_ == nullptr) return absl::OkStatus();
+    constexpr int64_t kRows = 4096;  // at a time: 59 MB of 7168 bf16 values
+    for (int64_t begin = 0; begin < config_.vocab_size; begin += kRows) {
+      const int64_t rows = std::min(kRows, config_.vocab_size - begin);
+      std::vector<std::byte> staging(rows * row_bytes);
+      pool_->ParallelFor(rows, 1, [&](int64_t first, int64_t end) {
+        std::vector<float> values(cols);
+        for (int64_t r = first; r < end; ++r) {
+          DequantizeMatrixRow(weights_->embedding, begin + r, values.data());
+          Store(values.data(), cols, staging.data() + r * row_bytes);
+        }
+      });
+      CopyToDevice(static_cast<std::byte*>(to) + begin * row_bytes, staging.data(), staging.size(),
+                   stream_);
+      Synchronize(stream_);
+    }
+    return absl::OkStatus();
+  }
+
+  void Store(const float* values, int64_t count, std::byte* to) const {
+    if (formats_.storage() == Storage::kF32) {
+      std::memcpy(to, values, count * sizeof(float));
+      return;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const uint16_t bits = F32ToBF16(values[i]);
+      std::memcpy(to + i * sizeof(bits), &bits, sizeof(bits));
+    }
+  }
+
+  const float* Vector(int64_t count, const TensorView* view, bool round) {
+    float* const to = arena_.Take<float>(count);
+    if (view == nullptr) return to;
+    TANDEM_CHECK_EQ(view->rows() * view->cols(), count);
+    std::vector<float> values(count);
+    for (int64_t r = 0; r < view->rows(); ++r) {
+      DequantizeRow(view->dtype, view->data + r * view->row_bytes(), view->cols(),
+                    values.data() + r * view->cols());
+    }
+    if (round) std::transform(values.begin(), values.end(), values.begin(), RoundBf16);
+    CopyToDevice(to, values.data(), count * sizeof(float), stream_);
+    Synchronize(stream_);
+    return to;
+  }
+
+  // Norm weights are bf16 in a bf16 network, whatever the container widened them to.
+  const float* Norm(int64_t count, const TensorView* view) {
+    return Vector(count, view, formats_.precision == Precision::kBf16);
+  }
+
+  // A batch of matrices of one shape. make(b): matrix b, packed.
+  absl::StatusOr<DeviceMatrix> Place(
+      const WeightFormat& format, int64_t outputs, int64_t inputs, int64_t batch,
+      const std::function<absl::StatusOr<PackedMatrix>(int64_t b)>& make) {
+    DeviceMatrix shape = MatrixShape(format, outputs, inputs);
+    shape.batch = batch;
+    auto* const weights = arena_.Take<std::byte>(shape.weight_bytes * batch);
+    auto* const scales = arena_.Take<std::byte>(shape.scale_bytes * batch);
+    shape.weights = weights;
+    shape.scales = shape.scale_bytes > 0 ? scales : nullptr;
+    if (weights_ == nullptr) return shape;
+    for (int64_t b = 0; b < batch; ++b) {
+      TANDEM_ASSIGN_OR_RETURN(const PackedMatrix packed, make(b));
+      TANDEM_CHECK_EQ(static_cast<int64_t>(packed.weights.size()), shape.weight_bytes);
+      TANDEM_CHECK_EQ(static_cast<int64_t>(packed.scales.size()), shape.scale_bytes);
+      CopyToDevice(weights + b * shape.weight_bytes, packed.weights.data(), packed.weights.size(),
+                   stream_);
+      CopyToDevice(scales + b * shape.scale_bytes, packed.scales.data(), packed.scales.size(),
+                   stream_);
+      Synchronize(stream_);
+    }
+    return shape;
+  }
+
+  // Reads all rows in parallel, then packs: rows that cannot be used are named before.
+  absl::StatusOr<PackedMatrix> Pack(const WeightFormat& format, int64_t outputs, int64_t inputs,
+                                    const RowSource& source) {
+    std::vector<float> values(outputs * inputs);
+    TANDEM_RETURN_IF_ERROR(ForAllOrError(
+        *pool_, outputs, [&](int64_t i) { return source(i, values.data() + i * inputs); }));
+    return PackMatrix(format, outputs, inputs, [&](int64_t i, float* dst) {
+      std::copy_n(values.data() + i * inputs, inputs, dst);
+    });
+  }
+
+  // DeepSeek's own fp8 tensors: codes and scales as they are.
+  static bool IsInFp8Form(const Matrix& matrix) {
+    return matrix.view.dtype == DType::kF8E4M3 && matrix.scale_inv.has_value() &&
+           matrix.fp8_block_rows == kernels::kFp8Block &&
+           matrix.fp8_block_cols == kernels::kFp8Block;
+  }
+
+  absl::StatusOr<PackedMatrix> TakeFp8(const Matrix& matrix) {
+    const int64_t blocks = kernels::Fp8Blocks(matrix.cols());
+    std::vector<float> scales;
+    for (int64_t first = 0; first < matrix.rows(); first += kernels::kFp8Block) {
+      const std::vector<float> row = BlockScalesOfRows(matrix, first, 1);
+      TANDEM_CHECK_EQ(static_cast<int64_t>(row.size()), blocks);
+      for (const float scale : row) {
+        if (std::isfinite(scale)) continue;
+        return BadRow(matrix, first, absl::StrCat("expected finite scales, found ", scale));
+      }
+      scales.insert(scales.end(), row.begin(), row.end());
+    }
+    std::vector<uint8_t> codes(matrix.rows() * matrix.cols());
+    TANDEM_RETURN_IF_ERROR(ForAllOrError(*pool_, matrix.rows(), [&](int64_t r) {
+      const std::byte* row = matrix.view.data + r * matrix.view.row_bytes();
+      const absl::Status status = ValidateRow(matrix.view.dtype, row, matrix.cols());
+      if (!status.ok()) return BadRow(matrix, r, std::string(status.message()));
+      std::memcpy(codes.data() + r * matrix.cols(), row, matrix.cols());
+      return absl::OkStatus();
+    }));
+    return PackFp8(matrix.rows(), matrix.cols(), codes.data(), scales.data());
+  }
+
+  absl::StatusOr<DeviceMatrix> Linear(R role, int64_t layer, int64_t outputs, int64_t inputs,
+                                      const Matrix* matrix) {
+    TANDEM_ASSIGN_OR_RETURN(
+        const WeightFormat format,
+        DeviceFormat(formats_.FormatOf(ModulePath(role, layer)), formats_.precision));
+    return Place(format, outputs, inputs, 1, [&](int64_t) -> absl::StatusOr<PackedMatrix> {
+      if (format.kind == WeightKind::kFp8 && IsInFp8Form(*matrix)) return TakeFp8(*matrix);
+      return Pack(format, outputs, inputs,
+                  [&](int64_t i, float* dst) { return ReadFiniteRow(*matrix, i, dst); });
+    });
+  }
+
+  absl::StatusOr<CudaFfn> Ffn(const R (&roles)[3], int64_t layer, int64_t inter,
+                              const FfnWeights* from) {
+    const int64_t hidden = config_.hidden_size;
+    CudaFfn to;
+    TANDEM_ASSIGN_OR_RETURN(
+        to.gate, Linear(roles[0], layer, inter, hidden, from == nullptr ? nullptr : &from->gate));
+    TANDEM_ASSIGN_OR_RETURN(
+        to.up, Linear(roles[1], layer, inter, hidden, from == nullptr ? nullptr : &from->up));
+    TANDEM_ASSIGN_OR_RETURN(
+        to.down, Linear(roles[2], layer, hidden, inter, from == nullptr ? nullptr : &from->down));
+    return to;
+  }
+
+  absl::StatusOr<CudaLayer> Layer(int64_t i) {
+    const LayerWeights* from = weights_ == nullptr ? nullptr : &weights_->layers[i];
+    CudaLayer to;
+    to.attention_norm = Norm(config_.hidden_size, from == nullptr ? nullptr : &from->attn_norm);
+    to.ffn_norm = Norm(config_.hidden_size, from == nullptr ? nullptr : &from->ffn_norm);
+    TANDEM_RETURN_IF_ERROR(Attention(i, from == nullptr ? nullptr : &from->attention, to));
+    if (!config_.IsMoeLayer(i)) {
+      TANDEM_ASSIGN_OR_RETURN(
+          to.dense, Ffn({R::kDenseGate, R::kDenseUp, R::kDenseDown}, i, config_.intermediate_size,
+                        from == nullptr ? nullptr : &*from->dense));
+      return to;
+    }
+    if (config_.n_shared_experts > 0) {
+      TANDEM_ASSIGN_OR_RETURN(to.shared,
+                              Ffn({R::kSharedGate, R::kSharedUp, R::kSharedDown}, i,
+                                  config_.n_shared_experts * config_.moe_intermediate_size,
+                                  from == nullptr ? nullptr : &*from->shared));
+    }
+    TANDEM_ASSIGN_OR_RETURN(
+        to.router,
+        Place(kF32Format, config_.n_routed_experts, config_.hidden_size, 1, [&](int64_t) {
+          return Pack(kF32Format, config_.n_routed_experts, config_.hidden_size,
+                      [&](int64_t r, float* dst) { return ReadFiniteRow(*from->router, r, dst); });
+        }));
+    if (config_.topk_method == TopkMethod::kNoAuxTc) {
+      to.router_bias = Vector(config_.n_routed_experts,
+                              from == nullptr ? nullptr : &*from->router_bias, /*round=*/false);
+    }
+    return to;
+  }
+
+  absl::Status Attention(int64_t i, const AttentionWeights* from, CudaLayer& to) {
+    const int64_t hidden = config_.hidden_size, heads = config_.num_attention_heads;
+    const int64_t queries = heads * config_.qk_head_dim();
+    const auto matrix = [](const std::optional<Matrix>& m) {
+      return m.has_value() ? &*m : nullptr;
+    };
+    if (config_.q_lora_rank > 0) {
+      TANDEM_ASSIGN_OR_RETURN(to.q_a, Linear(R::kQA, i, config_.q_lora_rank, hidden,
+                                             from == nullptr ? nullptr : matrix(from->q_a)));
+      to.q_a_norm = Norm(config_.q_lora_rank, from == nullptr ? nullptr : &*from->q_a_norm);
+      TANDEM_ASSIGN_OR_RETURN(to.q_b, Linear(R::kQB, i, queries, config_.q_lora_rank,
+                                             from == nullptr ? nullptr : matrix(from->q_b)));
+    } else {
+      TANDEM_ASSIGN_OR_RETURN(
+          to.q, Linear(R::kQ, i, queries, hidden, from == nullptr ? nullptr : matrix(from->q)));
+    }
+    TANDEM_ASSIGN_OR_RETURN(to.kv_a, Linear(R::kKvA, i, config_.kv_row_dim(), hidden,
+                                            from == nullptr ? nullptr : &from->kv_a));
+    to.kv_a_norm = Norm(config_.kv_lora_rank, from == nullptr ? nullptr : &from->kv_a_norm);
+    TANDEM_RETURN_IF_ERROR(Heads(from, to));
+    TANDEM_ASSIGN_OR_RETURN(to.o, Linear(R::kO, i, hidden, heads * config_.v_head_dim,
+                                         from == nullptr ? nullptr : &from->o));
+    return absl::OkStatus();
+  }
+
+  // The projections of single heads stay in bf16 (or f32) whatever the format of the rest: absorbed
+  // products in 8 or 4 bits cost answers (docs/formats.md).
+  absl::Status Heads(const AttentionWeights* from, CudaLayer& to) {
+    const WeightFormat format = {formats_.precision == Precision::kF32 ? WeightKind::kF32
+                                                                       : WeightKind::kBf16};
+    const int64_t heads = config_.num_attention_heads, latent = config_.kv_lora_rank;
+    const int64_t nope = config_.qk_nope_head_dim, v = config_.v_head_dim;
+    const bool flash = formats_.attention == AttentionKernel::kFlash;
+    if (flash) {
+      TANDEM_ASSIGN_OR_RETURN(to.absorb, Place(format, latent, nope, heads, [&](int64_t h) {
+                                return PackHead(format, KeysOf(*from, h), nope, latent,
+                                                /*transposed=*/true);
+                              }));
+    }
+    if (!flash || formats_.prefill_unabsorbed) {
+      TANDEM_ASSIGN_OR_RETURN(to.key_up, Place(format, nope, latent, heads, [&](int64_t h) {
+                                return PackHead(format, KeysOf(*from, h), nope, latent,
+                                                /*transposed=*/false);
+                              }));
+    }
+    TANDEM_ASSIGN_OR_RETURN(to.value_up, Place(format, v, latent, heads, [&](int64_t h) {
+                              return PackHead(format, ValuesOf(*from, h), v, latent, false);
+                            }));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<PackedMatrix> PackHead(const WeightFormat& format,
+                                        const std::vector<float>& values, int64_t rows,
+                                        int64_t cols, bool transposed) const {
+    if (!transposed) {
+      return PackMatrix(format, rows, cols, [&](int64_t r, float* dst) {
+        std::copy_n(values.data() + r * cols, cols, dst);
+      });
+    }
+    return PackMatrix(format, cols, rows, [&](int64_t c, float* dst) {
+      for (int64_t r = 0; r < rows; ++r) dst[r] = values[r * cols + c];
+    });
+  }
+
+  // Rows [begin, begin + rows) of kv_b.
+  std::vector<float> FusedRows(const Matrix& kv_b, int64_t begin, int64_t rows) const {
+    std::vector<float> values(rows * kv_b.cols());
+    for (int64_t r = 0; r < rows; ++r) {
+      DequantizeMatrixRow(kv_b, begin + r, values.data() + r * kv_b.cols());
+    }
+    return values;
+  }
+
+  static std::vector<float> ReadView(const TensorView& view) {
+    std::vector<float> values(view.rows() * view.cols());
+    for (int64_t r = 0; r < view.rows(); ++r) {
+      DequantizeRow(view.dtype, view.data + r * view.row_bytes(), view.cols(),
+                    values.data() + r * view.cols());
+    }
+    return values;
+  }
+
+  std::vector<float> KeysOf(const AttentionWeights& from, int64_t head) const {  // [nope, latent]
+    const int64_t nope = config_.qk_nope_head_dim, latent = config_.kv_lora_rank;
+    if (from.kv_b.has_value()) {
+      return FusedRows(*from.kv_b, head * (nope + config_.v_head_dim), nope);
+    }
+    const std::vector<float> absorbed = ReadView(from.k_b->Slice(head));  // [latent, nope]
+    std::vector<float> values(absorbed.size());
+    for (int64_t r = 0; r < nope; ++r) {
+      for (int64_t c = 0; c < latent; ++c) values[r * latent + c] = absorbed[c * nope + r];
+    }
+    return values;
+  }
+
+  std::vector<float> ValuesOf(const AttentionWeights& from, int64_t head) const {  // [v, latent]
+    const int64_t nope = config_.qk_nope_head_dim, v = config_.v_head_dim;
+    if (from.kv_b.has_value()) return FusedRows(*from.kv_b, head * (nope + v) + nope, v);
+    return ReadView(from.v_b->Slice(head));
+  }
+
+  const ModelConfig& config_;
+  const CudaFormats& formats_;
+  const ModelWeights* const weights_;  // null: count only
+  base::ThreadPool* const pool_;
+  const Stream stream_;
+  DeviceArena& arena_;
+};
+
+}  // namespace
+
+absl::StatusOr<WeightFormat> DeviceFormat(const LinearFormat& format, Precision precision) {
+  if (precision == Precision::kF32) {
+    if (format.kernel == LinearKernel::kNative) return kF32Format;
+    return absl::InvalidArgumentError(absl::StrCat("linear layers in format ", NameOf(format),
+                                                   " need precision bf16, found f32"));
+  }
+  switch (format.kernel) {
+    case LinearKernel::kNative:
+      return WeightFormat{WeightKind::kBf16};
+    case LinearKernel::kFp8:
+      return WeightFormat{WeightKind::kFp8};
+    case LinearKernel::kMarlin8:
+      return WeightFormat{WeightKind::kInt8, format.group};
+    case LinearKernel::kMarlin4:
+      return WeightFormat{WeightKind::kInt4, format.group};
+    case LinearKernel::kOneDnn:
+    case LinearKernel::kStored:
+      break;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("expected linear layers native, fp8, marlin8 or marlin4 with --backend cuda, "
+                   "found ",
+                   NameOf(format)));
+}
+
+absl::StatusOr<size_t> CudaWeightBytes(const ModelConfig& config, const CudaFormats& formats) {
+  DeviceArena count;
+  WeightWalk walk(config, formats, nullptr, nullptr, nullptr, count);
+  TANDEM_RETURN_IF_ERROR(walk.Run().status());
+  return count.used();
+}
+
+absl::StatusOr<CudaWeights> CudaWeightShapes(const ModelConfig& config,
+                                             const CudaFormats& formats) {
+  DeviceArena count;
+  return WeightWalk(config, formats, nullptr, nullptr, nullptr, count).Run();
+}
+
+absl::StatusOr<CudaWeights> LoadCudaWeights(const ModelWeights& weights, const CudaFormats& formats,
+                                            base::ThreadPool& pool, Stream stream) {
+  DeviceArena count;
+  WeightWalk counting(weights.config, formats, nullptr, nullptr, nullptr, count);
+  TANDEM_RETURN_IF_ERROR(counting.Run().status());
+  TANDEM_ASSIGN_OR_RETURN(DeviceArena arena, DeviceArena::Like(count));
+  WeightWalk walk(weights.config, formats, &weights, &pool, stream, arena);
+  TANDEM_ASSIGN_OR_RETURN(CudaWeights loaded, walk.Run());
+  loaded.memory = std::move(arena).Release();
+  return loaded;
+}
+
+}  // namespace tandem::gpu_worker::cuda

@@ -1,0 +1,80 @@
+// CudaWeights: everything of a model but the routed experts, packed for the kernels and copied into
+// one allocation on the device, whose size is known before a weight is read.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "gpu_worker/backend/backend.h"
+#include "gpu_worker/backend/cuda/device/device.h"
+#include "gpu_worker/backend/cuda/kernels/linear/linear.h"
+#include "gpu_worker/backend/host/linear_format.h"
+#include "lib/base/thread_pool.h"
+#include "lib/model/model_weights.h"
+
+namespace tandem::gpu_worker::cuda {
+
+// What the weights are made for.
+struct CudaFormats {
+  Precision precision = Precision::kBf16;
+  AttentionKernel attention = AttentionKernel::kFlash;
+  bool prefill_unabsorbed = true;  // prompts need keys per head as well as absorbed ones
+  LinearFormat linear;
+  std::map<std::string, LinearFormat> linear_of;  // by module path; others have `linear`
+
+  LinearFormat FormatOf(const std::string& module) const {
+    const auto found = linear_of.find(module);
+    return found == linear_of.end() ? linear : found->second;
+  }
+  Storage storage() const { return precision == Precision::kF32 ? Storage::kF32 : Storage::kBf16; }
+};
+
+// The device's name for a format. INVALID_ARGUMENT for those that are the host's alone (onednn,
+// stored) and for quantized ones in f32 precision.
+absl::StatusOr<WeightFormat> DeviceFormat(const LinearFormat& format, Precision precision);
+
+struct CudaFfn {
+  DeviceMatrix gate, up, down;
+};
+
+struct CudaLayer {
+  const float* attention_norm = nullptr;  // [hidden]
+  const float* ffn_norm = nullptr;        // [hidden]
+  DeviceMatrix q_a, q_b, q;               // q_a and q_b, or q; outputs 0: absent
+  const float* q_a_norm = nullptr;        // [q_lora]
+  DeviceMatrix kv_a;
+  const float* kv_a_norm = nullptr;  // [kv_lora]
+  DeviceMatrix absorb;               // batch = heads: [kv_lora, nope], flash only
+  DeviceMatrix key_up;               // batch = heads: [nope, kv_lora], where keys are rebuilt
+  DeviceMatrix value_up;             // batch = heads: [v, kv_lora]
+  DeviceMatrix o;
+  std::optional<CudaFfn> dense, shared;
+  DeviceMatrix router;                 // [experts, hidden] f32
+  const float* router_bias = nullptr;  // [experts] or null
+};
+
+struct CudaWeights {
+  DeviceMemory memory;              // all that follows points into it
+  const void* embedding = nullptr;  // [vocab, hidden] bf16, or f32 in f32 precision
+  std::vector<CudaLayer> layers;
+  const float* final_norm = nullptr;
+  DeviceMatrix head;  // [vocab, hidden]
+};
+
+// Bytes that LoadCudaWeights will allocate. Errors are those of DeviceFormat.
+absl::StatusOr<size_t> CudaWeightBytes(const ModelConfig& config, const CudaFormats& formats);
+
+// The shapes of what will be loaded, without memory. Errors are those of DeviceFormat.
+absl::StatusOr<CudaWeights> CudaWeightShapes(const ModelConfig& config, const CudaFormats& formats);
+
+// Packs on `pool`, copies on `stream`, logs a line a layer. RESOURCE_EXHAUSTED when the device has
+// no room; DATA_LOSS names a weight that cannot be used.
+absl::StatusOr<CudaWeights> LoadCudaWeights(const ModelWeights& weights, const CudaFormats& formats,
+                                            base::ThreadPool& pool, Stream stream);
+
+}  // namespace tandem::gpu_worker::cuda

@@ -1,0 +1,236 @@
+// The CUDA backend under the engine: the same golden models, tolerances and promises as the host
+// backend's (logits_test.cc, invariance_test.cc). In every build on the emulator; with CUDA also as
+// a program for a GPU, where all of it runs at full speed.
+#include "gpu_worker/backend/cuda/cuda_backend.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "tests/engine/harness.h"
+#include "tests/engine/tolerance.h"
+
+namespace tandem::gpu_worker {
+namespace {
+
+using cuda::Kernels;
+
+struct Setting {
+  const char* name;
+  Precision precision;
+  AttentionKernel attention;
+  Kernels kernels;
+  LinearFormat linear;
+  bool graphs;
+};
+
+HarnessOptions OptionsFor(const Setting& setting) {
+  HarnessOptions options;
+  options.precision = setting.precision;
+  options.workers = 2;
+  options.make_backend = [setting](const ModelWeights& weights) {
+    cuda::CudaBackendOptions o;
+    o.formats.precision = setting.precision;
+    o.formats.attention = setting.attention;
+    o.formats.linear = setting.linear;
+    o.kernels = setting.kernels;
+    o.kv_pages = 16;
+    o.rows_max = 64;
+    o.graphs = setting.graphs;
+    absl::StatusOr<std::unique_ptr<Backend>> backend = cuda::MakeCudaBackend(weights, o);
+    if (!backend.ok()) base::CheckFailed(__FILE__, __LINE__, backend.status().ToString());
+    return *std::move(backend);
+  };
+  options.kv_pages = 16;
+  return options;
+}
+
+class GoldenF32 : public testing::TestWithParam<std::tuple<std::string, AttentionKernel>> {};
+
+TEST_P(GoldenF32, LogitsAreWithinTheComputedTolerance) {
+  const GoldenModel golden = LoadGolden(std::get<0>(GetParam()));
+  Harness harness(golden.weights, OptionsFor({"", Precision::kF32, std::get<1>(GetParam()),
+                                              Kernels::kReference, LinearKernel::kNative, true}));
+  const LogitRows logits = RunGolden(harness, golden, /*forced=*/false, nullptr);
+  const double delta = ToleranceF32(golden);
+  double worst = 0;
+  ASSERT_EQ(logits.size(), golden.logits.size());
+  for (size_t t = 0; t < logits.size(); ++t) {
+    const double error = Norm(Minus(logits[t], golden.logits[t])) / Norm(golden.logits[t]);
+    EXPECT_LE(error, delta) << "token " << t;
+    worst = std::max(worst, error);
+  }
+  printf("  %s: relative error %.3g, %.0f%% of the tolerance\n", golden.name.c_str(), worst,
+         100 * worst / delta);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, GoldenF32,
+                         testing::Combine(testing::ValuesIn(GoldenNames()),
+                                          testing::Values(AttentionKernel::kReference,
+                                                          AttentionKernel::kFlash)),
+                         [](const auto& info) {
+                           const bool flash = std::get<1>(info.param) == AttentionKernel::kFlash;
+                           return std::get<0>(info.param) + (flash ? "_flash" : "_reference");
+                         });
+
+// Tokens of the v3 model, with experts forced so that near ties of the router do not count.
+class AgainstHost : public testing::TestWithParam<Setting> {};
+
+// Both round in the same places and sum in different orders, so a row differs from the host's as
+// two runs of the format differ that round at random: by sqrt(2) of what bf16 roundings cost.
+TEST_P(AgainstHost, RowsAreAsCloseAsRoundingAllows) {
+  const Setting setting = GetParam();
+  const GoldenModel golden = LoadGolden("v3");
+  HarnessOptions host_options;
+  host_options.precision = setting.precision;
+  host_options.attention = setting.attention;
+  host_options.linear = setting.linear;
+  Harness host(golden.weights, host_options);
+  Harness device(golden.weights, OptionsFor(setting));
+  const LogitRows expected = RunGolden(host, golden, /*forced=*/true, nullptr);
+  const LogitRows found = RunGolden(device, golden, /*forced=*/true, nullptr);
+  ASSERT_EQ(found.size(), expected.size());
+  const double row_error = std::ldexp(1.0, -9) / std::sqrt(3.0) *
+                           std::sqrt(RoundingsBf16(golden.weights.config)) * Kappa(golden);
+  double worst = 0;
+  for (size_t t = 0; t < found.size(); ++t) {
+    const std::vector<double> e(expected[t].begin(), expected[t].end());
+    const double error = Norm(Minus(found[t], e)) / Norm(e);
+    worst = std::max(worst, error);
+    EXPECT_LE(error, 3 * std::sqrt(2.0) * row_error) << "token " << t;
+  }
+  printf("  %s: relative difference %.3g, bound %.3g\n", setting.name, worst,
+         3 * std::sqrt(2.0) * row_error);
+}
+
+const Setting kAgainstHost[] = {
+    {"bf16_reference", Precision::kBf16, AttentionKernel::kFlash, Kernels::kReference,
+     LinearKernel::kNative, true},
+    {"bf16_reference_attention", Precision::kBf16, AttentionKernel::kReference, Kernels::kReference,
+     LinearKernel::kNative, false},
+    {"fp8_reference", Precision::kBf16, AttentionKernel::kFlash, Kernels::kReference,
+     LinearKernel::kFp8, true},
+    {"marlin8_reference", Precision::kBf16, AttentionKernel::kFlash, Kernels::kReference,
+     LinearKernel::kMarlin8, true},
+    {"marlin4_64_reference", Precision::kBf16, AttentionKernel::kFlash, Kernels::kReference,
+     LinearFormat(LinearKernel::kMarlin4, 64), true},
+};
+INSTANTIATE_TEST_SUITE_P(Formats, AgainstHost, testing::ValuesIn(kAgainstHost),
+                         [](const auto& info) { return info.param.name; });
+
+class Invariance : public testing::TestWithParam<Setting> {
+ protected:
+  void ExpectSame(const LogitRows& a, const LogitRows& b) {
+    ASSERT_EQ(a.size(), b.size());
+    for (size_t t = 0; t < a.size(); ++t) {
+      ASSERT_EQ(a[t].size(), b[t].size());
+      EXPECT_EQ(std::memcmp(a[t].data(), b[t].data(), a[t].size() * sizeof(float)), 0) << t;
+    }
+  }
+  // A prompt in the given pieces, then an answer token by token.
+  static LogitRows Run(Harness& harness, const std::vector<uint32_t>& tokens,
+                       const std::vector<int64_t>& cuts, int64_t prompt, int sequence = 0) {
+    LogitRows logits;
+    int64_t begin = 0;
+    for (const int64_t cut : cuts) {
+      const LogitRows more = harness.Run(
+          {{sequence, RowKind::kPrefill, {tokens.begin() + begin, tokens.begin() + cut}}});
+      logits.insert(logits.end(), more.begin(), more.end());
+      begin = cut;
+    }
+    for (size_t t = prompt; t < tokens.size(); ++t) {
+      logits.push_back(harness.Run({{sequence, RowKind::kDecode, {tokens[t]}}})[0]);
+    }
+    return logits;
+  }
+};
+
+TEST_P(Invariance, ChunksOfThePromptDoNotMatter) {
+  const GoldenModel golden = LoadGolden("v3");
+  const std::vector<uint32_t> tokens = RandomTokens(76, golden.weights.config.vocab_size, 5);
+  const int64_t prompt = 70;
+  Harness one(golden.weights, OptionsFor(GetParam()));
+  Harness other(golden.weights, OptionsFor(GetParam()));
+  const LogitRows a = Run(one, tokens, {50, 64, prompt}, prompt);
+  const LogitRows b = Run(other, tokens, {1, 33, 65, prompt}, prompt);
+  ExpectSame(a, b);
+}
+
+TEST_P(Invariance, TheOtherRowsOfAStepDoNotMatter) {
+  const GoldenModel golden = LoadGolden("v3");
+  const int64_t vocab = golden.weights.config.vocab_size, prompt = 20;
+  std::vector<std::vector<uint32_t>> tokens;
+  for (int s = 0; s < 3; ++s) tokens.push_back(RandomTokens(26, vocab, 100 + s));
+  Harness alone(golden.weights, OptionsFor(GetParam()));
+  std::vector<LogitRows> expected;
+  for (int s = 0; s < 3; ++s) expected.push_back(Run(alone, tokens[s], {prompt}, prompt, s));
+  Harness together(golden.weights, OptionsFor(GetParam()));
+  std::vector<LogitRows> found(3);
+  // The prompts one after the other, mixed with the answers of those that are there.
+  for (int s = 0; s < 3; ++s) {
+    found[s] =
+        together.Run({{s, RowKind::kPrefill, {tokens[s].begin(), tokens[s].begin() + prompt}}});
+  }
+  for (int64_t t = prompt; t < 26; ++t) {
+    std::vector<Piece> pieces;
+    for (int s = 0; s < 3; ++s) pieces.push_back({s, RowKind::kDecode, {tokens[s][t]}});
+    const LogitRows rows = together.Run(pieces);
+    for (int s = 0; s < 3; ++s) found[s].push_back(rows[s]);
+  }
+  for (int s = 0; s < 3; ++s) ExpectSame(expected[s], found[s]);
+}
+
+// Prompts and answers in one step.
+TEST_P(Invariance, MixedStepsDoNotMatter) {
+  const GoldenModel golden = LoadGolden("v3");
+  const int64_t vocab = golden.weights.config.vocab_size;
+  const std::vector<uint32_t> a = RandomTokens(22, vocab, 7), b = RandomTokens(20, vocab, 8);
+  Harness alone(golden.weights, OptionsFor(GetParam()));
+  const LogitRows expected_a = Run(alone, a, {20}, 20, 0);
+  const LogitRows expected_b = Run(alone, b, {20}, 20, 1);
+  Harness mixed(golden.weights, OptionsFor(GetParam()));
+  LogitRows found_a = mixed.Run({{0, RowKind::kPrefill, {a.begin(), a.begin() + 20}}});
+  const LogitRows first = mixed.Run(
+      {{0, RowKind::kDecode, {a[20]}}, {1, RowKind::kPrefill, {b.begin(), b.begin() + 12}}});
+  const LogitRows second = mixed.Run(
+      {{1, RowKind::kPrefill, {b.begin() + 12, b.end()}}, {0, RowKind::kDecode, {a[21]}}});
+  found_a.push_back(first[0]);
+  found_a.push_back(second.back());
+  LogitRows found_b(first.begin() + 1, first.end());
+  found_b.insert(found_b.end(), second.begin(), second.end() - 1);
+  ExpectSame(expected_a, found_a);
+  ExpectSame(expected_b, found_b);
+}
+
+const Setting kInvariant[] = {
+    {"bf16_reference", Precision::kBf16, AttentionKernel::kFlash, Kernels::kReference,
+     LinearKernel::kNative, true},
+};
+INSTANTIATE_TEST_SUITE_P(Formats, Invariance, testing::ValuesIn(kInvariant),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(CudaBackend, WhatDoesNotFitIsSaidInOneSentence) {
+  const GoldenModel golden = LoadGolden("v3");
+  cuda::CudaBackendOptions options;
+  options.kv_pages = int64_t{1} << 40;
+  const auto backend = cuda::MakeCudaBackend(golden.weights, options);
+  EXPECT_EQ(backend.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(backend.status().message().find("--kv-tokens"), absl::string_view::npos);
+}
+
+TEST(CudaBackend, FormatsOfTheHostAloneAreRefused) {
+  const GoldenModel golden = LoadGolden("v3");
+  cuda::CudaBackendOptions options;
+  options.formats.linear = LinearKernel::kStored;
+  EXPECT_EQ(cuda::MakeCudaBackend(golden.weights, options).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  options.formats.linear = LinearKernel::kNative;
+  options.formats.precision = Precision::kF32;  // needs reference kernels
+  EXPECT_EQ(cuda::MakeCudaBackend(golden.weights, options).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace tandem::gpu_worker
