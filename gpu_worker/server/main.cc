@@ -13,10 +13,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "gpu_worker/backend/host/host_backend.h"
 #include "gpu_worker/engine/engine.h"
 #include "gpu_worker/server/engine_runner.h"
 #include "gpu_worker/server/engine_service.h"
+#include "gpu_worker/server/make_backend.h"
 #include "gpu_worker/server/options.h"
 #include "lib/base/check.h"
 #include "lib/base/log.h"
@@ -78,21 +78,6 @@ struct Opened {
   ModelWeights weights;
   std::vector<AssignedModule> linear;
 };
-
-HostBackendOptions BackendOptionsOf(const WorkerOptions& o, const Opened& opened) {
-  HostBackendOptions out;
-  out.precision = o.precision == "f32" ? Precision::kF32 : Precision::kBf16;
-  out.attention =
-      o.attention == "reference" ? AttentionKernel::kReference : AttentionKernel::kFlash;
-  for (const AssignedModule& m : opened.linear) {
-    if (m.module.kind == ModuleKind::kFree) out.linear_of[m.module.path] = BackendFormat(m.choice);
-  }
-  out.kv_pages = KvPages(o, opened.weights.config, out.precision);
-  out.rows_max = o.rows_max;
-  out.threads = o.threads > 0 ? o.threads
-                              : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  return out;
-}
 
 engine::v1::DescribeResponse Description(const WorkerOptions& o, const Opened& opened,
                                          const BackendInfo& backend, const std::string& worker_id) {
@@ -204,8 +189,7 @@ absl::Status Run(const GivenFlags& given, WorkerOptions options) {
 
   TANDEM_ASSIGN_OR_RETURN(const Opened opened, OpenModel(given, options));
   const ModelWeights& weights = opened.weights;
-  const HostBackendOptions backend_options = BackendOptionsOf(options, opened);
-  TANDEM_ASSIGN_OR_RETURN(const auto backend, MakeHostBackend(weights, backend_options));
+  TANDEM_ASSIGN_OR_RETURN(const auto backend, MakeBackend(options, weights, opened.linear));
 
   // The engine's thread asks for placements through this; it is set once the address to register is
   // known.
@@ -240,7 +224,7 @@ absl::Status Run(const GivenFlags& given, WorkerOptions options) {
                                        {"linear", FormatsText(opened.linear)},
                                        {"expert_transport", options.expert_transport},
                                        {"kv_pages", backend->info().kv_pages},
-                                       {"threads", backend_options.threads},
+                                       {"threads", ThreadsOf(options)},
                                        {"version", base::VersionString()}});
   Serve(*agent);
   ready = false;

@@ -61,6 +61,18 @@ void AddWorkerOptions(CLI::App& app, WorkerOptions* o) {
   app.add_option("--backend", o->backend, "host or cuda")
       ->capture_default_str()
       ->check(CLI::IsMember({"host", "cuda"}));
+  app.add_option("--kernels", o->kernels,
+                 "Kernels of the CUDA backend: portable (tensor cores, sm_80 and newer), hopper "
+                 "(sm_90), reference (plain f32 loops, slow), auto (portable; reference with "
+                 "--precision f32)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "portable", "hopper", "reference"}));
+  app.add_option("--device", o->device, "Number of the CUDA device")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1023));
+  app.add_option("--cuda-graphs", o->cuda_graphs,
+                 "Replay the calls between two expert exchanges as CUDA graphs: true or false")
+      ->capture_default_str();
   app.add_option("--attention", o->attention, "flash or reference")
       ->capture_default_str()
       ->check(CLI::IsMember({"flash", "reference"}));
@@ -156,8 +168,9 @@ LinearFormat BackendFormat(const LinearChoice& choice) {
 
 absl::Status CheckWorkerOptions(const WorkerOptions& options) {
   TANDEM_RETURN_IF_ERROR(ParseLinearFormat(options.linear, options.marlin_group).status());
-  if (options.backend == "cuda") {
-    return absl::FailedPreconditionError("--backend cuda is not built in; expected --backend host");
+  if (options.backend == "host" && options.kernels != "auto") {
+    return absl::InvalidArgumentError(absl::StrCat("expected --backend cuda with --kernels ",
+                                                   options.kernels, ", found --backend host"));
   }
   return absl::OkStatus();
 }

@@ -25,6 +25,9 @@ struct WorkerOptions {
   std::string advertise;
   std::string admin_listen = "127.0.0.1:0";
   std::string backend = "host";
+  std::string kernels = "auto";  // of the CUDA backend, like the next two
+  int device = 0;
+  bool cuda_graphs = true;
   std::string attention = "flash";
   std::string linear = "native";
   int marlin_group = 128;

@@ -78,7 +78,9 @@ def main():
     if not PROGRAM.exists():
         print(f"skipped: {PROGRAM} is not built")
         return 77
-    refuse("--backend", "cuda", says="cuda is not built in")
+    # Either the build has no CUDA or the machine no such GPU; both are said.
+    refuse("--backend", "cuda", "--device", "1000", says="CUDA")
+    refuse("--kernels", "hopper", says="--backend cuda")
     refuse("--attention", "quick", says="quick")
     refuse(model="/nowhere", says="/nowhere")
     refuse("--listen", "0.0.0.0:0", says="--advertise")

@@ -59,6 +59,7 @@ void AddUpOptions(CLI::App& app, UpOptions* o) {
   app.add_option("--state-file", o->state_file,
                  "JSON file with addresses and process ids, kept up to date");
   AddText(app, "--backend", &o->backend, "GPU worker: host or cuda");
+  AddText(app, "--kernels", &o->kernels, "GPU worker on CUDA: auto, portable, hopper or reference");
   AddText(app, "--precision", &o->precision, "GPU worker: bf16 or f32");
   AddText(app, "--attention", &o->attention, "GPU worker: flash or reference");
   AddText(app, "--linear", &o->linear,
@@ -142,6 +143,7 @@ std::vector<std::string> GpuWorkerArgs(const UpOptions& o, const std::string& co
   Pass("--recipe", o.recipe, &args);
   if (o.gpu_threads > 0) Pass("--threads", absl::StrCat(o.gpu_threads), &args);
   Pass("--backend", o.backend, &args);
+  Pass("--kernels", o.kernels, &args);
   Pass("--precision", o.precision, &args);
   Pass("--attention", o.attention, &args);
   Pass("--linear", o.linear, &args);

@@ -24,7 +24,7 @@ struct UpOptions {
   std::string log_dir;
   std::string state_file;
   // Handed on as they are; empty: the program's default.
-  std::string backend, precision, attention, routing, kv_tokens, rows_max, linear, marlin_group,
+  std::string backend, kernels, precision, attention, routing, kv_tokens, rows_max, linear, marlin_group,
       expert_transport;  // GPU worker
   std::string replicas, replace_after_seconds, prefill_chunk, sequences_max,
       context_tokens;                                            // coordinator

@@ -1,0 +1,91 @@
+#include "gpu_worker/server/make_backend.h"
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <thread>
+
+#include "gpu_worker/backend/host/host_backend.h"
+
+#if defined(TANDEM_HAS_CUDA)
+#include "gpu_worker/backend/cuda/cuda_backend.h"
+#endif
+
+namespace tandem::gpu_worker {
+namespace {
+
+Precision PrecisionOf(const WorkerOptions& o) {
+  return o.precision == "f32" ? Precision::kF32 : Precision::kBf16;
+}
+
+AttentionKernel AttentionOf(const WorkerOptions& o) {
+  return o.attention == "reference" ? AttentionKernel::kReference : AttentionKernel::kFlash;
+}
+
+std::map<std::string, LinearFormat> FormatsOf(const std::vector<AssignedModule>& linear) {
+  std::map<std::string, LinearFormat> formats;
+  for (const AssignedModule& m : linear) {
+    if (m.module.kind == ModuleKind::kFree) formats[m.module.path] = BackendFormat(m.choice);
+  }
+  return formats;
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeHost(const WorkerOptions& o,
+                                                  const ModelWeights& weights,
+                                                  const std::vector<AssignedModule>& linear) {
+  HostBackendOptions out;
+  out.precision = PrecisionOf(o);
+  out.attention = AttentionOf(o);
+  out.linear_of = FormatsOf(linear);
+  out.kv_pages = KvPages(o, weights.config, out.precision);
+  out.rows_max = o.rows_max;
+  out.threads = ThreadsOf(o);
+  return MakeHostBackend(weights, out);
+}
+
+#if defined(TANDEM_HAS_CUDA)
+cuda::Kernels KernelsOf(const WorkerOptions& o) {
+  if (o.kernels == "reference") return cuda::Kernels::kReference;
+  if (o.kernels == "hopper") return cuda::Kernels::kHopper;
+  return o.kernels == "portable" || o.precision != "f32" ? cuda::Kernels::kPortable
+                                                         : cuda::Kernels::kReference;
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCuda(const WorkerOptions& o,
+                                                  const ModelWeights& weights,
+                                                  const std::vector<AssignedModule>& linear) {
+  cuda::CudaBackendOptions out;
+  out.formats.precision = PrecisionOf(o);
+  out.formats.attention = AttentionOf(o);
+  out.formats.linear_of = FormatsOf(linear);
+  out.kernels = KernelsOf(o);
+  out.kv_pages = o.kv_tokens == 0 ? 0 : KvPages(o, weights.config, out.formats.precision);
+  out.rows_max = o.rows_max;
+  out.device = o.device;
+  out.pack_threads = ThreadsOf(o);
+  out.graphs = o.cuda_graphs;
+  return cuda::MakeCudaBackend(weights, out);
+}
+#endif
+
+}  // namespace
+
+int ThreadsOf(const WorkerOptions& options) {
+  if (options.threads > 0) return options.threads;
+  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const WorkerOptions& options,
+                                                     const ModelWeights& weights,
+                                                     const std::vector<AssignedModule>& linear) {
+  if (options.backend == "host") return MakeHost(options, weights, linear);
+#if defined(TANDEM_HAS_CUDA)
+  return MakeCuda(options, weights, linear);
+#else
+  return absl::FailedPreconditionError(
+      "expected a build with the CUDA toolkit for --backend cuda, found one without; "
+      "use --backend host");
+#endif
+}
+
+}  // namespace tandem::gpu_worker
