@@ -2,7 +2,8 @@
 """What ptxas says of the files with wgmma in them: nothing serialized, no setmaxnreg ignored, nothing spilled.
 
 ptxas_test.py NVCC BAD_KERNELS, with TANDEM_SOURCE_DIR and TANDEM_BINARY_DIR. Objects do not keep what the compiler
-said, so these few files are compiled once more with the build's own command, for sm_90a alone (through ccache where the build is).
+said, so these few files are compiled once more with the build's own command, for sm_90a alone (through ccache where
+the build is).
 """
 
 import concurrent.futures
