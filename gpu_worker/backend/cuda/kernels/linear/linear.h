@@ -1,7 +1,7 @@
 // Linear layers on the device: y = x W^T with weights in one of five formats, each with the
-// arithmetic that docs/formats.md writes down (the host backend's kernels are their oracle). A row's
-// bits depend on that row and the weights, never on how many rows there are: every sum over the
-// inputs is split at places that the shape of the weights alone decides.
+// arithmetic that docs/formats.md writes down (the host backend's kernels are their oracle). A
+// row's bits depend on that row and the weights, never on how many rows there are: every sum over
+// the inputs is split at places that the shape of the weights alone decides.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,8 @@
 
 namespace tandem::gpu_worker::cuda {
 
-// kReference: plain f32 loops, the oracle on the device. kPortable: mma.sync and cp.async, sm_80 and
-// newer. kHopper: wgmma and TMA where there is such a kernel, kPortable's elsewhere.
+// kReference: plain f32 loops, the oracle on the device. kPortable: mma.sync and cp.async, sm_80
+// and newer. kHopper: wgmma and TMA where there is such a kernel, kPortable's elsewhere.
 enum class Kernels { kReference, kPortable, kHopper };
 
 enum class WeightKind { kF32, kBf16, kFp8, kInt8, kInt4 };
@@ -31,7 +31,7 @@ struct DeviceMatrix {
   int64_t outputs = 0, inputs = 0;
   int64_t batch = 1;  // matrices of this shape, one behind the other
   const void* weights = nullptr;
-  const void* scales = nullptr;  // null where the format has none
+  const void* scales = nullptr;               // null where the format has none
   int64_t weight_bytes = 0, scale_bytes = 0;  // of one matrix, padding included
 };
 
@@ -46,18 +46,20 @@ struct PackedMatrix {
 
 // Packs a matrix whose row i (all `inputs` of output i, f32) `row(i, dst)` writes; rounds to the
 // format as the host backend does, bit for bit. Thread-safe. fp8 and int weights must be finite:
-// INVALID_ARGUMENT names the output. fp8 weights that come with codes and scales of their own
+// INVALID_ARGUMENT names output and input. fp8 weights that come with codes and scales of their own
 // (DeepSeek's checkpoints): PackFp8.
 absl::StatusOr<PackedMatrix> PackMatrix(const WeightFormat& format, int64_t outputs, int64_t inputs,
                                         const std::function<void(int64_t, float*)>& row);
-// codes [outputs, inputs] e4m3, scales [ceil(outputs / 128), ceil(inputs / 128)].
-PackedMatrix PackFp8(int64_t outputs, int64_t inputs, const uint8_t* codes, const float* scales);
+// codes [outputs, inputs] e4m3, scales [ceil(outputs / 128), ceil(inputs / 128)]. INVALID_ARGUMENT
+// names the output of a code or scale that is not finite.
+absl::StatusOr<PackedMatrix> PackFp8(int64_t outputs, int64_t inputs, const uint8_t* codes,
+                                     const float* scales);
 
 struct LinearArgs {
   Kernels kernels = Kernels::kPortable;
   DeviceMatrix w;
-  // x: matrix b's rows begin at x + b * x_batch_stride values; row r at r * x_stride. bf16; for kF32
-  // weights also f32 (the router reads bf16 rows, f32 precision f32 ones).
+  // x: matrix b's rows begin at x + b * x_batch_stride values; row r at r * x_stride. bf16; for
+  // kF32 weights also f32 (the router reads bf16 rows, f32 precision f32 ones).
   const void* x = nullptr;
   Storage x_storage = Storage::kBf16;
   int64_t x_stride = 0, x_batch_stride = 0;

@@ -1,0 +1,54 @@
+// LinearProblem: a random linear layer for tests, computed on the device and by lib/kernels. Input
+// rows are apart by a gap of NaN, output rows by a gap that must stay as it is, and the workspace
+// is as small as it may be and full of NaN.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "gpu_worker/backend/cuda/device/device_test_support.h"
+#include "gpu_worker/backend/cuda/kernels/linear/linear.h"
+#include "lib/tensor/codec.h"
+
+namespace tandem::gpu_worker::cuda {
+
+struct LinearShape {
+  int64_t outputs = 0, inputs = 0, rows = 0, batch = 1;
+};
+
+class LinearProblem {
+ public:
+  // Inputs are normal, bf16 numbers.
+  LinearProblem(const WeightFormat& format, const LinearShape& shape, uint64_t seed);
+
+  std::string Name() const;
+
+  // [batch, rows, outputs]: what the host's kernels make of it, f32.
+  std::vector<float> OnHost() const;
+  // In float64 on the numbers that the format has, and the sum of the magnitudes of the products.
+  struct Exact {
+    std::vector<double> sums, magnitudes;
+  };
+  Exact InDouble() const;
+
+  // [batch, rows, outputs] from the device; rows [first, first + count) of each matrix alone.
+  std::vector<float> Run(Kernels kernels, int64_t first, int64_t count) const;
+  std::vector<float> Run(Kernels kernels) const { return Run(kernels, 0, shape_.rows); }
+
+  Storage x_storage = Storage::kBf16;  // f32 for f32 weights
+  Storage y_storage = Storage::kF32;
+  int64_t x_gap = 8, y_gap = 3;  // values between rows
+
+ private:
+  struct HostMatrix;
+  HostMatrix OfHost(int64_t b) const;
+  std::vector<float> Weights(int64_t b) const;  // that the format has, [outputs, inputs]
+
+  WeightFormat format_;
+  LinearShape shape_;
+  std::vector<float> weights_;  // [batch, outputs, inputs]
+  std::vector<float> x_;        // [batch, rows, inputs]
+};
+
+}  // namespace tandem::gpu_worker::cuda

@@ -1,0 +1,69 @@
+// Linear layers on the device. The reference has the host kernels' bits, format by format; whatever
+// lies in padding, workspaces and between rows is never read as a number nor written.
+#include "gpu_worker/backend/cuda/kernels/linear/linear.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "gpu_worker/backend/cuda/device/device_test_support.h"
+#include "gpu_worker/backend/cuda/kernels/linear/linear_problem.h"
+
+namespace tandem::gpu_worker::cuda {
+namespace {
+
+constexpr WeightFormat kFormats[] = {{WeightKind::kF32},      {WeightKind::kBf16},
+                                     {WeightKind::kFp8},      {WeightKind::kInt8, 128},
+                                     {WeightKind::kInt8, 64}, {WeightKind::kInt4, 128},
+                                     {WeightKind::kInt4, 64}};
+
+TEST(LinearReferenceKernel, HasTheHostsBits) {
+  for (const WeightFormat& format : kFormats) {
+    for (const LinearShape& shape : {LinearShape{1, 1, 1, 1},
+                                     {70, 100, 3, 1},
+                                     {33, 128, 1, 3},
+                                     {130, 300, 2, 2},
+                                     {5, 391, 17, 1}}) {
+      LinearProblem problem(format, shape, 1);
+      const std::vector<float> want = problem.OnHost();
+      EXPECT_EQ(problem.Run(Kernels::kReference), want) << problem.Name();
+    }
+  }
+}
+
+TEST(LinearReferenceKernel, StoresBf16) {
+  for (const WeightFormat& format : kFormats) {
+    LinearProblem problem(format, {65, 140, 2, 2}, 2);
+    std::vector<float> want = problem.OnHost();
+    for (float& value : want) value = BF16ToF32(F32ToBF16(value));
+    problem.y_storage = Storage::kBf16;
+    EXPECT_EQ(problem.Run(Kernels::kReference), want) << problem.Name();
+  }
+}
+
+TEST(LinearReferenceKernel, RouterTakesBothKindsOfInputs) {
+  LinearProblem problem({WeightKind::kF32}, {7, 50, 3, 1}, 3);
+  const std::vector<float> want = problem.OnHost();
+  problem.x_storage = Storage::kBf16;
+  EXPECT_EQ(problem.Run(Kernels::kReference), want);
+}
+
+// More rows than go at once.
+TEST(LinearReferenceKernel, RowsAreCutIntoChunks) {
+  for (const WeightFormat& format : {kFormats[1], kFormats[2]}) {
+    LinearProblem problem(format, {3, 20, 515, 1}, 4);
+    EXPECT_EQ(problem.Run(Kernels::kReference), problem.OnHost()) << problem.Name();
+  }
+}
+
+TEST(Linear, NoRowsAreNothingToDo) {
+  for (const WeightFormat& format : kFormats) {
+    LinearProblem problem(format, {5, 7, 0, 1}, 5);
+    EXPECT_TRUE(problem.Run(Kernels::kReference).empty());
+  }
+}
+
+}  // namespace
+}  // namespace tandem::gpu_worker::cuda
