@@ -64,6 +64,8 @@ struct Block {
   std::map<std::pair<int, uint32_t>, Meeting> warp_meetings;  // by warp and mask
   std::map<int, Meeting> group_meetings;                      // by first warp
   std::vector<std::function<void()>> deferred;
+  std::unique_ptr<BlockState> state;
+  std::mt19937_64* random = nullptr;
 };
 
 thread_local const LaunchShape* launch = nullptr;
@@ -121,6 +123,7 @@ struct Order {
 };
 
 void RunBlock(std::mt19937_64& random) {
+  block->random = &random;
   size_t live = block->threads.size();
   const size_t count = live;
   while (live > 0) {
@@ -143,6 +146,8 @@ void RunBlock(std::mt19937_64& random) {
     }
     if (!progressed) Deadlock();
   }
+  if (!block->deferred.empty()) Fail("a block ended while copies to it were under way");
+  if (block->state != nullptr) block->state->Finish();
 }
 
 // Shared memory of its exact size, so that a sanitizer sees the first byte behind it.
@@ -249,10 +254,14 @@ unsigned char* SharedPointer(uint32_t address, size_t bytes) {
   return block->shared.get() + address;
 }
 
+size_t SharedBytes() { return launch->shared_bytes; }
+uint64_t Random() { return seed == 0 ? 0 : (*block->random)(); }
+std::unique_ptr<BlockState>& StateOfBlock() { return block->state; }
+
 void Fail(const char* what) {
   base::CheckFailed(__FILE__, __LINE__,
                     std::string("emulated kernel: ") + what + ", " +
-                        (self == nullptr ? "in deferred work" : Name(*self)));
+                        (self == nullptr ? "outside of its threads" : Name(*self)));
 }
 
 void WaitUntil(bool (*ready)(void*), void* argument, const char* why) {

@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <type_traits>
 
 namespace tandem::gpu_worker::cuda::emulator {
@@ -52,6 +53,18 @@ unsigned char* SharedMemory();
 uint32_t SharedAddress(const void* pointer);
 // The other way, for `bytes` bytes.
 unsigned char* SharedPointer(uint32_t address, size_t bytes);
+size_t SharedBytes();
+
+// A choice of the seed's; 0 under seed 0, where everything happens as late as it may.
+uint64_t Random();
+
+// State that another file keeps for the block that runs: null at its start, Finish()ed when all its
+// threads have ended.
+struct BlockState {
+  virtual ~BlockState() = default;
+  virtual void Finish() = 0;
+};
+std::unique_ptr<BlockState>& StateOfBlock();
 
 [[noreturn]] void Fail(const char* what);
 
@@ -63,7 +76,7 @@ void BarrierArrive(int id, int threads);
 void WaitUntil(bool (*ready)(void*), void* argument, const char* why);
 
 // Work of a copy engine: done by nobody's thread, at a time of the emulator's choosing, at the
-// latest when every thread of the block waits.
+// latest when every thread of the block waits. Work that is left when they have ended is a failure.
 void Defer(std::function<void()> work);
 
 // State of the calling thread's cp.async groups; see simt/async_copy.h.

@@ -11,7 +11,7 @@
 namespace tandem::gpu_worker::cuda {
 
 // The bits of a CUtensorMap; the emulator keeps a plain struct in them.
-struct alignas(64) TensorMap {
+struct alignas(128) TensorMap {
   std::array<unsigned char, 128> bytes;
 };
 
