@@ -124,6 +124,46 @@ TEST(Language, RoundingIsThatOfTheCodec) {
   }
 }
 
+// Random bits but NaN and infinities, and products that are subnormal; against long double, which
+// holds a product and, for these exponents, the sum.
+TEST(Language, PairsOfBf16AreMultipliedAndRoundedOnce) {
+  DeviceForTest device;
+  std::mt19937 random(3);
+  std::vector<uint32_t> a, b, c;
+  const auto number = [&](uint32_t exponent_min, uint32_t exponents) {
+    const uint32_t exponent = exponent_min + random() % exponents;
+    return (random() & 0x807fu) | exponent << 7;
+  };
+  for (int i = 0; i < 4000; ++i) {
+    const bool small = i % 4 == 0;  // around 2^-126
+    const auto pair = [&](uint32_t from) { return number(from, 9) << 16 | number(from, 9); };
+    a.push_back(pair(123));
+    b.push_back(pair(small ? 0 : 120));
+    c.push_back(i % 3 == 0 ? 0x80008000u : pair(small ? 0 : 118));
+  }
+  const int count = static_cast<int>(a.size());
+  uint32_t* const out = device.Allocate<uint32_t>(count);
+  FmaBf16x2All(device.Upload(a), device.Upload(b), device.Upload(c), out, count, device.stream());
+  const auto found = device.Download(out, count);
+  for (int i = 0; i < count; ++i) {
+    for (int half = 0; half < 2; ++half) {
+      const auto value = [&](const std::vector<uint32_t>& words) {
+        return static_cast<long double>(BF16ToF32(static_cast<uint16_t>(words[i] >> 16 * half)));
+      };
+      const long double exact = value(a) * value(b) + value(c);
+      // The nearest of the result and its neighbours, which differ by one in their bits.
+      const auto bits = static_cast<uint16_t>(found[i] >> 16 * half);
+      const long double error = std::fabs(BF16ToF32(bits) - exact);
+      for (const int step : {-1, 1}) {
+        if ((bits & 0x7fff) == 0 && step < 0) continue;
+        const auto other = static_cast<uint16_t>(bits + step);
+        const long double others = std::fabs(BF16ToF32(other) - exact);
+        ASSERT_TRUE(error < others || (error == others && bits % 2 == 0)) << i << " " << half;
+      }
+    }
+  }
+}
+
 TEST(Language, ShufflesAndVotes) {
   DeviceForTest device;
   int* const up = device.Allocate<int>(32);

@@ -64,6 +64,12 @@ __global__ void ToBf16Kernel(const float* in, uint16_t* out, int count) {
   if (i < count) out[i] = ToBf16(in[i]);
 }
 
+__global__ void FmaBf16x2Kernel(const uint32_t* a, const uint32_t* b, const uint32_t* c,
+                                uint32_t* out, int count) {
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i < count) out[i] = FmaBf16x2(a[i], b[i], c[i]);
+}
+
 __global__ void ShufflesKernel(int* up, int* down, int* exclusive_or, int* first, uint32_t* odd) {
   const int lane = LaneId();
   up[lane] = __shfl_up_sync(kFullWarp, lane, 3);
@@ -120,6 +126,10 @@ void ToE4m3All(const float* in, uint8_t* out, int count, Stream stream) {
 }
 void ToBf16All(const float* in, uint16_t* out, int count, Stream stream) {
   Launch(ToBf16Kernel, BlocksFor(count), kThreads, 0, stream, in, out, count);
+}
+void FmaBf16x2All(const uint32_t* a, const uint32_t* b, const uint32_t* c, uint32_t* out, int count,
+                  Stream stream) {
+  Launch(FmaBf16x2Kernel, BlocksFor(count), kThreads, 0, stream, a, b, c, out, count);
 }
 void Shuffles(int* up, int* down, int* exclusive_or, int* first, uint32_t* odd, Stream stream) {
   Launch(ShufflesKernel, 1, 32, 0, stream, up, down, exclusive_or, first, odd);

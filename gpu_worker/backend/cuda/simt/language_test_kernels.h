@@ -20,6 +20,9 @@ void CopyThroughShared(const float* in, float* out, int count, int valid_count, 
 void E4m3Codes(float* values, uint8_t* back, Stream stream);
 void ToE4m3All(const float* in, uint8_t* out, int count, Stream stream);
 void ToBf16All(const float* in, uint16_t* out, int count, Stream stream);
+// out[i] = a[i] b[i] + c[i], two bf16 a word.
+void FmaBf16x2All(const uint32_t* a, const uint32_t* b, const uint32_t* c, uint32_t* out, int count,
+                  Stream stream);
 // out[lane] = shuffles of lane numbers and a ballot of odd lanes.
 void Shuffles(int* up, int* down, int* exclusive_or, int* first, uint32_t* odd, Stream stream);
 // largest[lane] and smallest[lane]: of in [32], every lane the same.

@@ -31,6 +31,33 @@ __device__ __forceinline__ uint32_t PackBf16x2(float low, float high) {
 #endif
 }
 
+// a b + c for both halves of words, rounded once, to nearest even; subnormal numbers count.
+__device__ __forceinline__ uint32_t FmaBf16x2(uint32_t a, uint32_t b, uint32_t c) {
+#if defined(__CUDACC__)
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+#else
+  uint32_t d = 0;
+  for (int shift = 0; shift < 32; shift += 16) {
+    // A product has 16 bits and is exact. The sum is rounded to odd on its way to f32, so that the
+    // second rounding is the only one.
+    const double exact = static_cast<double>(FromBf16(static_cast<Bf16>(a >> shift))) *
+                             static_cast<double>(FromBf16(static_cast<Bf16>(b >> shift))) +
+                         static_cast<double>(FromBf16(static_cast<Bf16>(c >> shift)));
+    float sum = static_cast<float>(exact);
+    if (std::isfinite(exact) && static_cast<double>(sum) != exact) {
+      if (std::isinf(sum) || std::fabs(static_cast<double>(sum)) > std::fabs(exact)) {
+        sum = std::nextafter(sum, 0.0f);
+      }
+      sum = __uint_as_float(__float_as_uint(sum) | 1u);
+    }
+    d |= static_cast<uint32_t>(ToBf16(sum)) << shift;
+  }
+  return d;
+#endif
+}
+
 // e4m3 to f32, exact; 0x7f and 0xff are NaN.
 __device__ __forceinline__ float FromE4m3(uint8_t code) {
   const uint32_t sign = static_cast<uint32_t>(code & 0x80u) << 24;
