@@ -180,9 +180,9 @@ class Caller {
     std::vector<absl::Status> row_status;
     const uint64_t compute_ns = link_.counters().compute_ns;
     const int64_t start = rpc::MonotonicNanos();
-    link_.Start(layer, alive, absl::Now() + absl::Seconds(10));
+    link_.Start(/*slot=*/0, layer, alive, absl::Now() + absl::Seconds(10));
     const int64_t sent = rpc::MonotonicNanos();
-    link_.Finish(routed_, &row_status);
+    link_.Finish(/*slot=*/0, routed_, &row_status);
     const int64_t end = rpc::MonotonicNanos();
     for (const absl::Status& status : row_status) TANDEM_RETURN_IF_ERROR(status);
     if (times == nullptr) return absl::OkStatus();

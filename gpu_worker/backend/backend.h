@@ -72,6 +72,9 @@ struct BackendInfo {
   int64_t kv_pages = 0;
   int64_t rows_max = 0;        // rows of one step
   int64_t logit_rows_max = 0;  // rows of one Logits call
+  // Whether calls return before the device is done. The caller then hands over the shared expert
+  // before it waits for the rows to send, else after they are sent.
+  bool asynchronous = false;
 
   // Rows of a step in `slot`. Two steps share what one may have, the smaller one lies in slot 1.
   int64_t slot_rows_max(int slot) const { return slot == 0 ? rows_max : rows_max / 2; }
@@ -153,8 +156,7 @@ class Backend {
 
   // Whether to note when the device does what. Off at first.
   virtual void NoteDeviceSpans(bool on) = 0;
-  // What was noted since the last call, in no order, of everything the device has done; call it
-  // after Logits or FinishRoute, when nothing is under way.
+  // What was noted since the last call, in no order. Waits until the device has done all it has.
   virtual std::vector<DeviceSpan> TakeDeviceSpans() = 0;
 };
 

@@ -18,7 +18,8 @@ namespace tandem::gpu_worker {
 class Engine {
  public:
   // `backend` and `experts` must outlive this.
-  Engine(const ModelConfig& config, Backend& backend, ExpertLink* experts);
+  Engine(const ModelConfig& config, Backend& backend, ExpertLink* experts,
+         const ForwardOptions& options = {});
 
   // `received`: when the plan arrived; its deadline counts from there. The result's status_code is
   // INVALID_ARGUMENT when the plan was refused (nothing has changed then), DEADLINE_EXCEEDED when
@@ -30,6 +31,7 @@ class Engine {
 
   const Sequences& sequences() const { return sequences_; }
   const ForwardTimes& times() const { return forward_.times(); }
+  int halves() const { return forward_.halves(); }
 
  private:
   // A slice of the plan with what the step needs of it.
@@ -50,10 +52,15 @@ class Engine {
   absl::Status Sample(const Work& work, std::span<const float> logits,
                       engine::v1::SliceResult* result);
 
+  void EndTrace();
+
   const ModelConfig config_;
   Backend& backend_;
+  ExpertLink* experts_;
+  StepTrace* trace_;
   Forward forward_;
   Sequences sequences_;
+  int64_t rows_ = 0;           // computed in the step that is running
   std::vector<float> logits_;  // of the last Logits call
 };
 

@@ -1,123 +1,235 @@
 #include "gpu_worker/engine/forward.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "lib/base/check.h"
 #include "lib/base/clock.h"
+#include "lib/base/status_macros.h"
 
 namespace tandem::gpu_worker {
 namespace {
 
-absl::Duration Elapsed(absl::Duration& since) {
-  const absl::Duration now = base::RealClock().Monotonic();
-  const absl::Duration elapsed = now - since;
-  since = now;
-  return elapsed;
+// Adds the time of its life to a sum.
+class Timed {
+ public:
+  explicit Timed(absl::Duration& sum) : sum_(sum), begin_(base::RealClock().Monotonic()) {}
+  ~Timed() { sum_ += base::RealClock().Monotonic() - begin_; }
+  Timed(const Timed&) = delete;
+
+ private:
+  absl::Duration& sum_;
+  const absl::Duration begin_;
+};
+
+// Values of `from` [rows, k] into the rows `rows` of `to`.
+template <typename T>
+void Scatter(const std::vector<T>& from, std::span<const int64_t> rows, int64_t k,
+             std::vector<T>& to) {
+  for (size_t r = 0; r < rows.size(); ++r) {
+    std::copy_n(from.begin() + static_cast<int64_t>(r) * k, k, to.begin() + rows[r] * k);
+  }
 }
 
 }  // namespace
 
-Forward::Forward(const ModelConfig& config, Backend& backend, ExpertLink* experts)
+Forward::Forward(const ModelConfig& config, Backend& backend, ExpertLink* experts,
+                 const ForwardOptions& options)
     : config_(config),
       backend_(backend),
       experts_(experts),
-      x_(backend.NewRows(RowShape::kHidden, backend.info().rows_max)),
+      options_(options),
       h_(backend.NewRows(RowShape::kHidden, backend.info().rows_max)),
       q_(backend.NewRows(RowShape::kQueries, backend.info().rows_max)),
-      attended_(backend.NewRows(RowShape::kAttended, backend.info().rows_max)),
-      shared_(backend.NewRows(RowShape::kHidden, backend.info().rows_max)) {}
+      attended_(backend.NewRows(RowShape::kAttended, backend.info().rows_max)) {
+  for (int slot = 0; slot < kStepSlots; ++slot) {
+    half_[slot].slot = slot;
+    if (slot > 0 && options.half_rows_min == 0) continue;
+    const int64_t rows = backend.info().slot_rows_max(slot);
+    half_[slot].x = backend.NewRows(RowShape::kHidden, rows);
+    half_[slot].shared = backend.NewRows(RowShape::kHidden, rows);
+  }
+}
 
 absl::Status Forward::Run(const StepBatch& step, std::span<const int64_t> owners,
                           absl::Time deadline, std::vector<absl::Status>* row_status,
                           const RouterProbe& probe) {
-  TANDEM_CHECK_EQ(static_cast<int64_t>(owners.size()), step.rows());
   times_ = {};
-  row_status_.assign(step.rows(), absl::OkStatus());
   if (probe.choices != nullptr) probe.choices->assign(config_.num_hidden_layers, {});
-  backend_.BeginStep(0, step);
-  backend_.Embed(*x_);
-  for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
-    if (absl::Now() >= deadline) {
-      return absl::DeadlineExceededError(absl::StrCat("the step's deadline passed before layer ",
-                                                      layer, " of ", config_.num_hidden_layers));
-    }
-    Attention(layer);
-    backend_.Norm(layer, NormSite::kBeforeFfn, *x_, *h_);
-    if (config_.IsMoeLayer(layer)) {
-      Moe(layer, step, deadline, probe);
-      Spread(owners);
-    } else {
-      backend_.AddDenseFfn(layer, *h_, *x_);
+  Begin(step, owners);
+  absl::Status status;
+  for (int64_t layer = 0; layer < config_.num_hidden_layers && status.ok(); ++layer) {
+    for (Half& half : InUse()) {
+      status = RunLayer(layer, half, deadline, probe);
+      if (!status.ok()) break;
     }
   }
-  *row_status = row_status_;
+  // Also after a failure: rows that are away point into this step's memory.
+  for (Half& half : InUse()) FinishExperts(half, probe);
+  TANDEM_RETURN_IF_ERROR(status);
+  row_status->assign(step.rows(), absl::OkStatus());
+  for (const Half& half : InUse()) Scatter(half.row_status, half.batch.rows, 1, *row_status);
   return absl::OkStatus();
 }
 
-void Forward::Attention(int64_t layer) {
-  backend_.Norm(layer, NormSite::kBeforeAttention, *x_, *h_);
-  backend_.ProjectAndCache(layer, *h_, *q_);
-  backend_.Attend(layer, *q_, *attended_);
-  backend_.AddAttentionOutput(layer, *attended_, *x_);
+void Forward::Begin(const StepBatch& step, std::span<const int64_t> owners) {
+  std::vector<HalfBatch> batches = SplitStep(config_, step, owners, options_.half_rows_min);
+  halves_ = static_cast<int>(batches.size());
+  logit_rows_.resize(step.rows());
+  for (Half& half : InUse()) {
+    half.batch = std::move(batches[half.slot]);
+    half.owners.clear();
+    for (int64_t r = 0; r < half.rows(); ++r) {
+      half.owners.push_back(owners[half.batch.rows[r]]);
+      logit_rows_[half.batch.rows[r]] = {half.x.get(), r};
+    }
+    half.row_status.assign(half.rows(), absl::OkStatus());
+    const TraceScope traced(options_.trace, "embed", half.slot);
+    backend_.BeginStep(half.slot, half.batch.step);
+    backend_.Embed(*half.x);
+  }
 }
 
-void Forward::Moe(int64_t layer, const StepBatch& step, absl::Time deadline,
-                  const RouterProbe& probe) {
-  TANDEM_CHECK(experts_ != nullptr);
-  absl::Duration since = base::RealClock().Monotonic();
-  const bool forced = probe.forced_ids != nullptr && !(*probe.forced_ids)[layer].empty();
-  backend_.StartRoute(layer, *h_, forced ? &(*probe.forced_ids)[layer] : nullptr);
-  Elapsed(since);
-
-  backend_.StartReadRows(*h_);
-  RouterChoice choice;
-  backend_.FinishRoute(&choice);
-  const bool bf16 = backend_.info().precision == Precision::kBf16;
-  const int64_t wire_bytes = step.rows() * config_.hidden_size * (bf16 ? 2 : 4);
-  RoutedLayer routed_layer{.layer = static_cast<uint32_t>(layer),
-                           .hidden = config_.hidden_size,
-                           .choice = &choice,
-                           .dtype = bf16 ? tensor::v1::WIRE_DTYPE_BF16 : tensor::v1::WIRE_DTYPE_F32,
-                           .x = backend_.WireRows(0).first(wire_bytes),
-                           .grid_exponents = {},
-                           .activation_form = bf16 ? experts::v1::ACTIVATION_FORM_NATIVE
-                                                   : experts::v1::ACTIVATION_FORM_F32};
-  std::vector<bool> alive(step.rows());
-  for (int64_t r = 0; r < step.rows(); ++r) alive[r] = row_status_[r].ok();
-  experts_->Start(routed_layer, alive, deadline);
-  times_.dispatch += Elapsed(since);
-
-  backend_.SharedFfn(layer, *h_, *shared_);
-  times_.shared += Elapsed(since);
-
-  std::vector<absl::Status> failures;
-  experts_->Finish(backend_.RoutedRows(0).first(step.rows() * config_.hidden_size), &failures);
-  times_.expert_wait += Elapsed(since);
-
-  backend_.AddMoe(*shared_, *x_);
-  for (int64_t r = 0; r < step.rows(); ++r) {
-    if (row_status_[r].ok()) row_status_[r] = failures[r];
+absl::Status Forward::RunLayer(int64_t layer, Half& half, absl::Time deadline,
+                               const RouterProbe& probe) {
+  FinishExperts(half, probe);
+  if (absl::Now() >= deadline) {
+    return absl::DeadlineExceededError(absl::StrCat("the step's deadline passed before layer ",
+                                                    layer, " of ", config_.num_hidden_layers));
   }
-  if (probe.choices != nullptr) (*probe.choices)[layer] = std::move(choice);
+  backend_.SelectSlot(half.slot);
+  Attention(layer, half);
+  if (config_.IsMoeLayer(layer)) {
+    StartExperts(layer, half, deadline, probe);
+  } else {
+    const TraceScope traced(options_.trace, "dense ffn", half.slot, layer);
+    backend_.AddDenseFfn(layer, *h_, *half.x);
+  }
+  return absl::OkStatus();
+}
+
+// Leaves what the layer's FFN reads in h_.
+void Forward::Attention(int64_t layer, Half& half) {
+  const TraceScope traced(options_.trace, "attention", half.slot, layer);
+  backend_.Norm(layer, NormSite::kBeforeAttention, *half.x, *h_);
+  backend_.ProjectAndCache(layer, *h_, *q_);
+  backend_.Attend(layer, *q_, *attended_);
+  backend_.AddAttentionOutput(layer, *attended_, *half.x);
+  backend_.Norm(layer, NormSite::kBeforeFfn, *half.x, *h_);
+}
+
+void Forward::StartExperts(int64_t layer, Half& half, absl::Time deadline,
+                           const RouterProbe& probe) {
+  TANDEM_CHECK(experts_ != nullptr);
+  Route(layer, half, probe);
+  // A device that works by itself gets its work before anybody waits for it; one that needs this
+  // thread gets it when the rows are on their way.
+  const bool asynchronous = backend_.info().asynchronous;
+  if (asynchronous) SharedExpert(layer, half);
+  {
+    const TraceScope traced(options_.trace, "read rows", half.slot, layer);
+    backend_.FinishRoute(&half.choice);
+  }
+  Send(layer, half, deadline);
+  if (!asynchronous) SharedExpert(layer, half);
+}
+
+void Forward::Route(int64_t layer, Half& half, const RouterProbe& probe) {
+  half.forced_ids.clear();
+  if (probe.forced_ids != nullptr && !(*probe.forced_ids)[layer].empty()) {
+    const int64_t k = config_.num_experts_per_tok;
+    for (const int64_t r : half.batch.rows) {
+      const auto row = (*probe.forced_ids)[layer].begin() + r * k;
+      half.forced_ids.insert(half.forced_ids.end(), row, row + k);
+    }
+  }
+  const TraceScope traced(options_.trace, "route", half.slot, layer);
+  backend_.StartRoute(layer, *h_, half.forced_ids.empty() ? nullptr : &half.forced_ids);
+  const Timed timed(times_.dispatch);
+  backend_.StartReadRows(*h_);
+}
+
+void Forward::SharedExpert(int64_t layer, Half& half) {
+  const TraceScope traced(options_.trace, "shared expert", half.slot, layer);
+  const Timed timed(times_.shared);
+  backend_.SharedFfn(layer, *h_, *half.shared);
+}
+
+void Forward::Send(int64_t layer, Half& half, absl::Time deadline) {
+  const TraceScope traced(options_.trace, "dispatch", half.slot, layer);
+  const Timed timed(times_.dispatch);
+  const bool bf16 = backend_.info().precision == Precision::kBf16;
+  half.layer = {.layer = static_cast<uint32_t>(layer),
+                .hidden = config_.hidden_size,
+                .choice = &half.choice,
+                .dtype = bf16 ? tensor::v1::WIRE_DTYPE_BF16 : tensor::v1::WIRE_DTYPE_F32,
+                .x = {},
+                .grid_exponents = {},
+                .activation_form =
+                    bf16 ? experts::v1::ACTIVATION_FORM_NATIVE : experts::v1::ACTIVATION_FORM_F32};
+  half.layer.x = backend_.WireRows(half.slot).first(half.rows() * half.layer.row_bytes());
+  std::vector<bool> alive(half.rows());
+  for (int64_t r = 0; r < half.rows(); ++r) alive[r] = half.row_status[r].ok();
+  experts_->Start(half.slot, half.layer, alive, deadline);
+  half.away = true;
+}
+
+// Adds what the experts say to the rows, if they are away.
+void Forward::FinishExperts(Half& half, const RouterProbe& probe) {
+  if (!half.away) return;
+  const int64_t layer = half.layer.layer;
+  std::vector<absl::Status> failures;
+  {
+    const Timed timed(times_.expert_wait);
+    {
+      const TraceScope traced(options_.trace, "expert wait", half.slot, layer);
+      experts_->Wait(half.slot);
+    }
+    const TraceScope traced(options_.trace, "combine", half.slot, layer);
+    experts_->Finish(half.slot,
+                     backend_.RoutedRows(half.slot).first(half.rows() * config_.hidden_size),
+                     &failures);
+  }
+  half.away = false;
+  backend_.SelectSlot(half.slot);
+  {
+    const TraceScope traced(options_.trace, "add experts", half.slot, layer);
+    backend_.AddMoe(*half.shared, *half.x);
+  }
+  for (int64_t r = 0; r < half.rows(); ++r) {
+    if (half.row_status[r].ok()) half.row_status[r] = failures[r];
+  }
+  Spread(half);
+  if (probe.choices == nullptr) return;
+  RouterChoice& choice = (*probe.choices)[layer];
+  const int64_t k = half.choice.experts_per_row;
+  choice.experts_per_row = k;
+  choice.expert_ids.resize(logit_rows_.size() * k);
+  choice.weights.resize(logit_rows_.size() * k);
+  Scatter(half.choice.expert_ids, half.batch.rows, k, choice.expert_ids);
+  Scatter(half.choice.weights, half.batch.rows, k, choice.weights);
 }
 
 void Forward::Logits(std::span<const int64_t> row_ids, std::vector<float>* logits) {
+  const TraceScope traced(options_.trace, "logits");
   std::vector<LogitRow> rows;
-  for (const int64_t row : row_ids) rows.push_back({x_.get(), row});
+  for (const int64_t row : row_ids) rows.push_back(logit_rows_[row]);
   backend_.Logits(rows, logits);
 }
 
 // A sequence with a failed row has incomplete keys from here on: its other rows are lost as well.
-void Forward::Spread(std::span<const int64_t> owners) {
+void Forward::Spread(Half& half) {
   absl::flat_hash_map<int64_t, absl::Status> failed;
-  for (size_t r = 0; r < owners.size(); ++r) {
-    if (!row_status_[r].ok()) failed.try_emplace(owners[r], row_status_[r]);
+  for (size_t r = 0; r < half.owners.size(); ++r) {
+    if (!half.row_status[r].ok()) failed.try_emplace(half.owners[r], half.row_status[r]);
   }
   if (failed.empty()) return;
-  for (size_t r = 0; r < owners.size(); ++r) {
-    const auto it = failed.find(owners[r]);
-    if (it != failed.end()) row_status_[r] = it->second;
+  for (size_t r = 0; r < half.owners.size(); ++r) {
+    const auto it = failed.find(half.owners[r]);
+    if (it != failed.end()) half.row_status[r] = it->second;
   }
 }
 

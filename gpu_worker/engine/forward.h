@@ -1,7 +1,10 @@
 // Forward: one pass of a step's rows through the network, top to bottom. What a layer does on the
-// device is Backend's, what the routed experts do is ExpertLink's; the order of both is here.
+// device is Backend's, what the routed experts do is ExpertLink's; the order of both is here. A
+// step may go as two halves: while the rows of one are at the expert workers the device works on
+// the other.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -10,15 +13,23 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "gpu_worker/backend/backend.h"
+#include "gpu_worker/engine/half_batches.h"
+#include "gpu_worker/engine/step_trace.h"
 #include "gpu_worker/experts/link.h"
 #include "lib/model/config.h"
 
 namespace tandem::gpu_worker {
 
+struct ForwardOptions {
+  int64_t half_rows_min = 0;   // SplitStep's rows_min; 0: never two halves
+  StepTrace* trace = nullptr;  // null: nothing is traced; else it outlives this
+};
+
+// Of both halves together.
 struct ForwardTimes {
   absl::Duration dispatch;     // reading rows, building and sending frames
   absl::Duration shared;       // shared expert, meanwhile
-  absl::Duration expert_wait;  // after that, until the last answer is combined
+  absl::Duration expert_wait;  // until the last answer is combined, with nothing else to do
 };
 
 // For tests of arithmetic: looks into and overrides the router, by layer.
@@ -32,7 +43,8 @@ class Forward {
  public:
   // `backend` and `experts` must outlive this; `experts` may be null for a model without MoE
   // layers.
-  Forward(const ModelConfig& config, Backend& backend, ExpertLink* experts);
+  Forward(const ModelConfig& config, Backend& backend, ExpertLink* experts,
+          const ForwardOptions& options = {});
 
   // Runs all layers over `step`. owners [rows]: rows with equal numbers stand or fall together (one
   // sequence). row_status [rows]: why a row has no result, OK for the others, which are complete.
@@ -44,17 +56,45 @@ class Forward {
   void Logits(std::span<const int64_t> row_ids, std::vector<float>* logits);
 
   const ForwardTimes& times() const { return times_; }  // of the last Run
+  int halves() const { return halves_; }                // of the last Run: 1 or 2
 
  private:
-  void Attention(int64_t layer);
-  void Moe(int64_t layer, const StepBatch& step, absl::Time deadline, const RouterProbe& probe);
-  void Spread(std::span<const int64_t> owners);
+  // What one slot holds of the step.
+  struct Half {
+    int slot = 0;
+    HalfBatch batch;
+    std::vector<int64_t> owners;           // [rows]
+    std::vector<absl::Status> row_status;  // [rows]
+    std::unique_ptr<DeviceRows> x, shared;
+    // The MoE layer whose rows are away.
+    bool away = false;
+    RoutedLayer layer;
+    RouterChoice choice;
+    std::vector<uint32_t> forced_ids;  // [rows * k] or empty
+
+    int64_t rows() const { return batch.step.rows(); }
+  };
+
+  void Begin(const StepBatch& step, std::span<const int64_t> owners);
+  absl::Status RunLayer(int64_t layer, Half& half, absl::Time deadline, const RouterProbe& probe);
+  void Attention(int64_t layer, Half& half);
+  void StartExperts(int64_t layer, Half& half, absl::Time deadline, const RouterProbe& probe);
+  void Route(int64_t layer, Half& half, const RouterProbe& probe);
+  void SharedExpert(int64_t layer, Half& half);
+  void Send(int64_t layer, Half& half, absl::Time deadline);
+  void FinishExperts(Half& half, const RouterProbe& probe);
+  static void Spread(Half& half);
+  std::span<Half> InUse() { return std::span(half_).first(halves_); }
 
   const ModelConfig config_;
   Backend& backend_;
   ExpertLink* experts_;
-  std::unique_ptr<DeviceRows> x_, h_, q_, attended_, shared_;
-  std::vector<absl::Status> row_status_;  // [rows]
+  const ForwardOptions options_;
+  // One half at a time works on these.
+  std::unique_ptr<DeviceRows> h_, q_, attended_;
+  std::array<Half, kStepSlots> half_;
+  int halves_ = 0;
+  std::vector<LogitRow> logit_rows_;  // [rows of the step] where each row's x is
   ForwardTimes times_;
 };
 

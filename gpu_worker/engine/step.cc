@@ -27,14 +27,23 @@ std::vector<int64_t> RowRange(int64_t begin, int64_t count) {
 
 }  // namespace
 
-Engine::Engine(const ModelConfig& config, Backend& backend, ExpertLink* experts)
+Engine::Engine(const ModelConfig& config, Backend& backend, ExpertLink* experts,
+               const ForwardOptions& options)
     : config_(config),
       backend_(backend),
-      forward_(config, backend, experts),
-      sequences_(backend.info().kv_pages) {}
+      experts_(experts),
+      trace_(options.trace),
+      forward_(config, backend, experts, options),
+      sequences_(backend.info().kv_pages) {
+  if (trace_ == nullptr) return;
+  backend_.NoteDeviceSpans(true);
+  if (experts_ != nullptr) experts_->NoteFrameSpans(true);
+}
 
 StepResult Engine::Run(const StepPlan& plan, absl::Time received, const RouterProbe& probe) {
   const absl::Time started = absl::Now();
+  if (trace_ != nullptr) trace_->BeginStep(plan.step_id());
+  rows_ = 0;
   StepResult result;
   result.set_step_id(plan.step_id());
   absl::Status status = CheckPlan(plan, sequences_, {backend_.info().rows_max, config_.vocab_size});
@@ -45,7 +54,13 @@ StepResult Engine::Run(const StepPlan& plan, absl::Time received, const RouterPr
   if (!status.ok()) result.clear_slices();
   SetStatus(status, &result);
   result.set_compute_us(absl::ToInt64Microseconds(absl::Now() - started));
+  if (trace_ != nullptr) EndTrace();
   return result;
+}
+
+void Engine::EndTrace() {
+  trace_->EndStep(rows_, rows_ > 0 ? forward_.halves() : 0, backend_.TakeDeviceSpans(),
+                  experts_ == nullptr ? std::vector<FrameSpan>() : experts_->TakeFrameSpans());
 }
 
 absl::Status Engine::Execute(const StepPlan& plan, absl::Time deadline, const RouterProbe& probe,
@@ -59,6 +74,7 @@ absl::Status Engine::Execute(const StepPlan& plan, absl::Time deadline, const Ro
                   static_cast<int64_t>(works[i].sequence->id));
   }
   std::vector<absl::Status> row_status;
+  rows_ = batch.rows();
   if (batch.rows() > 0) {
     const absl::Status status = forward_.Run(batch, owners, deadline, &row_status, probe);
     result->set_expert_wait_us(absl::ToInt64Microseconds(forward_.times().expert_wait));
@@ -146,6 +162,7 @@ void Engine::SampleAll(std::span<const Work> works, std::span<absl::Status> stat
       rows.push_back(work.row_begin + work.slice->token_ids_size() - 1);
     }
     forward_.Logits(rows, &logits_);
+    const TraceScope traced(trace_, "sampling");
     for (size_t i = 0; i < count; ++i) {
       const int64_t index = chosen[begin + i];
       statuses[index] = Sample(
@@ -169,6 +186,7 @@ absl::Status Engine::AddPromptLogprobs(const Work& work, SliceResult* result) {
   for (int64_t begin = 0; begin < rows; begin += group_max) {
     const int64_t count = std::min(group_max, rows - begin);
     forward_.Logits(RowRange(work.row_begin + begin, count), &logits_);
+    const TraceScope traced(trace_, "log probabilities");
     for (int64_t i = 0; i < count; ++i) {
       const std::span<const float> row(logits_.data() + i * vocab, vocab);
       TANDEM_RETURN_IF_ERROR(CheckLogits(row));

@@ -33,19 +33,12 @@ bool TermBefore(const Term& a, const Term& b) {
 
 }  // namespace
 
-Exchange::Exchange(const RoutedLayer& layer, WorkerPool& workers, const ExchangeOptions& options,
-                   experts::v1::ReplyForm form, absl::Time deadline, WireCounters& counters)
-    : layer_(layer),
-      workers_(workers),
-      options_(options),
-      form_(form),
-      deadline_(deadline),
-      counters_(counters) {}
-
-Exchange::~Exchange() { StopPolling(); }
+Exchange::Exchange(ExchangeShared& shared, Request request)
+    : shared_(shared), request_(std::move(request)), layer_(*request_.layer) {}
 
 void Exchange::Send(std::vector<Term> terms) {
-  workers_.Update();
+  shared_.workers.Update();
+  table_seen_ = shared_.workers.tables_taken();
   SendTerms(std::move(terms));
 }
 
@@ -53,141 +46,105 @@ void Exchange::Send(std::vector<Term> terms) {
 // without any wait.
 void Exchange::SendTerms(std::vector<Term> terms) {
   std::sort(terms.begin(), terms.end(), TermBefore);
-  Dispatch first = PlanDispatch(workers_.table(), layer_, terms, workers_.Suspects());
-  Dispatch second = PlanDispatch(workers_.table(), layer_, first.orphans, {});
+  Dispatch first = PlanDispatch(shared_.workers.table(), layer_, terms, shared_.workers.Suspects());
+  Dispatch second = PlanDispatch(shared_.workers.table(), layer_, first.orphans, {});
   for (Frame& frame : first.frames) SendFrame(std::move(frame));
   for (Frame& frame : second.frames) SendFrame(std::move(frame));
   for (const Term& term : second.orphans) {
     const uint32_t expert = layer_.Expert(term);
     const auto [it, added] = last_failure_.try_emplace(expert);
     if (added) {
-      it->second = Lost(term, workers_.HolderOf(layer_.layer, expert),
+      it->second = Lost(term, shared_.workers.HolderOf(layer_.layer, expert),
                         absl::UnavailableError("no ready worker holds it"));
     }
     waiting_.push_back({term, it->second});
   }
   if (waiting_.empty()) return;
   retry_at_ = std::min(retry_at_, absl::Now() + kRetryPause);
-  if (give_up_at_ == absl::InfiniteFuture()) give_up_at_ = absl::Now() + options_.patience;
+  if (give_up_at_ == absl::InfiniteFuture()) give_up_at_ = absl::Now() + shared_.options.patience;
 }
 
 void Exchange::SendFrame(Frame frame) {
-  const uint64_t id = next_frame_id_++;
-  BuildCall(layer_, frame, workers_.table().epoch(), options_.model_digest, form_, &call_);
-  const absl::Duration left = deadline_ - absl::Now();
+  FrameCall& call = shared_.call;
+  BuildCall(layer_, frame, shared_.workers.table().epoch(), shared_.options.model_digest,
+            request_.form, &call);
+  const absl::Duration left = request_.deadline - absl::Now();
   const absl::Duration timeout = std::min(left, std::max(left / 2, kAttemptMin));
-  ++counters_.frames;
-  counters_.bytes_sent += call_.call.payload_bytes();
-  const std::shared_ptr<rpc::Transport> transport = workers_.TransportTo(frame.address);
-  PollFrom(transport);
-  in_flight_.emplace(id, std::move(frame));
-  transport->Call(call_.call, timeout, [inbox = inbox_, id](absl::StatusOr<rpc::Answer> answer) {
-    absl::MutexLock lock(&inbox->mutex);
-    inbox->arrivals.push_back({id, std::move(answer)});
-    inbox->any.store(true);
-  });
+  ++shared_.counters.frames;
+  shared_.counters.bytes_sent += call.call.payload_bytes();
+  const int64_t sent_ns = shared_.note_spans ? rpc::MonotonicNanos() : 0;
+  const uint64_t id =
+      shared_.mailbox.Call(shared_.workers.TransportTo(frame.address), call.call, timeout);
+  in_flight_.emplace(id, InFlight{std::move(frame), sent_ns});
 }
 
-void Exchange::PollFrom(const std::shared_ptr<rpc::Transport>& transport) {
-  std::shared_ptr<rpc::Transport>& polled = polled_[transport->address()];
-  if (polled == transport) return;
-  // Another one in its place: the worker left the table and came back.
-  if (polled != nullptr) polled->StopPolling();
-  polled = transport;
-  transport->StartPolling();
-}
-
-void Exchange::StopPolling() {
-  for (const auto& [address, transport] : polled_) transport->StopPolling();
-  polled_.clear();
-}
-
-// Whoever waits awake for a short time saves the wake-up, which costs more than the whole way
-// through shared memory. Where only gRPC's threads can bring an answer they need the processor more
-// than this one. True when something has arrived.
-bool Exchange::SpinForArrivals() {
-  const bool worth_it = std::any_of(polled_.begin(), polled_.end(),
-                                    [](const auto& polled) { return polled.second->CanPoll(); });
-  const bool spin = worth_it && counters_.spin.WorthTrying();
-  rpc::SpinWait wait(spin ? absl::ToInt64Nanoseconds(options_.spin_max) : 0);
-  bool came = false;
-  do {
-    for (const auto& [address, transport] : polled_) transport->Poll();
-    came = inbox_->any.load();
-  } while (!came && wait.Again());
-  if (spin) counters_.spin.Learn(came);
-  return came;
-}
-
-std::deque<Exchange::Arrival> Exchange::WaitForArrivals(absl::Duration wait_max) {
-  Inbox& inbox = *inbox_;
-  if (!SpinForArrivals()) StopPolling();
-  absl::MutexLock lock(&inbox.mutex);
-  const auto any = [&inbox]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(inbox.mutex) {
-    return !inbox.arrivals.empty();
-  };
-  if (!any()) inbox.mutex.AwaitWithTimeout(absl::Condition(&any), wait_max);
-  inbox.any.store(false);
-  return std::exchange(inbox.arrivals, {});
-}
-
-void Exchange::Finish(const OnSums& on_sums, const OnGivenUp& on_given_up) {
-  FinishAll(on_sums, on_given_up);
-  // Whoever says that it polls must: another exchange may wait for the same workers from now on.
-  StopPolling();
-}
-
-void Exchange::FinishAll(const OnSums& on_sums, const OnGivenUp& on_given_up) {
-  while (!in_flight_.empty() || !waiting_.empty()) {
-    const absl::Time now = absl::Now();
-    if (now >= deadline_) return GiveUpAll(on_given_up);
-    const absl::Time wake = std::min({deadline_, retry_at_, now + kRetryPause});
-    if (in_flight_.empty()) {
-      workers_.AskForNewerTable(wake - now);
-    } else {
-      for (Arrival& arrival : WaitForArrivals(wake - now)) {
-        Take(std::move(arrival), on_sums, on_given_up);
-      }
-    }
-    if (workers_.Update()) FollowTable(on_given_up);
-    if (absl::Now() >= retry_at_) RetryWaiting(on_given_up);
+// The table may have been taken by another exchange's Advance; each follows it for itself.
+void Exchange::Advance() {
+  if (done()) return;
+  if (absl::Now() >= request_.deadline) return GiveUpAll();
+  shared_.workers.Update();
+  if (table_seen_ != shared_.workers.tables_taken()) {
+    table_seen_ = shared_.workers.tables_taken();
+    FollowTable();
   }
+  if (absl::Now() >= retry_at_) RetryWaiting();
 }
 
-void Exchange::Take(Arrival arrival, const OnSums& on_sums, const OnGivenUp& on_given_up) {
+bool Exchange::Take(Arrival& arrival) {
   const auto it = in_flight_.find(arrival.frame_id);
-  if (it == in_flight_.end()) return;  // abandoned before, and answered elsewhere
-  const Frame frame = std::move(it->second);
+  if (it == in_flight_.end()) return false;
+  const InFlight sent = std::move(it->second);
   in_flight_.erase(it);
   absl::Status status = arrival.answer.status();
+  NoteSpan(sent, arrival.at_ns, status.ok() ? &*arrival.answer : nullptr);
   if (status.ok()) {
-    counters_.bytes_received += arrival.answer->bytes();
-    counters_.compute_ns += arrival.answer->compute_ns;
-    ++(arrival.answer->over_shm ? counters_.answers_shm : counters_.answers_grpc);
-    status = on_sums(frame, *arrival.answer);
+    WireCounters& counters = shared_.counters;
+    counters.bytes_received += arrival.answer->bytes();
+    counters.compute_ns += arrival.answer->compute_ns;
+    ++(arrival.answer->over_shm ? counters.answers_shm : counters.answers_grpc);
+    status = request_.on_sums(sent.frame, *arrival.answer);
   }
   if (status.ok()) {
-    workers_.Trust(frame.address);
+    shared_.workers.Trust(sent.frame.address);
   } else {
-    TakeFailure(frame, status, on_given_up);
+    TakeFailure(sent.frame, status);
   }
+  return true;
 }
 
-void Exchange::TakeFailure(const Frame& frame, const absl::Status& status,
-                           const OnGivenUp& on_given_up) {
-  ++counters_.frames_failed;
+void Exchange::NoteSpan(const InFlight& sent, int64_t end_ns, const rpc::Answer* answer) {
+  if (!shared_.note_spans) return;
+  FrameSpan span{.worker = sent.frame.address,
+                 .slot = request_.slot,
+                 .layer = layer_.layer,
+                 .rows = static_cast<int64_t>(RowsOfFrame(sent.frame).size()),
+                 .terms = static_cast<int64_t>(sent.frame.terms.size()),
+                 .begin_ns = sent.sent_ns,
+                 .end_ns = end_ns};
+  if (answer != nullptr) {
+    span.answered = true;
+    span.compute_ns = answer->compute_ns;
+    span.queue_us = answer->queue_us;
+  }
+  shared_.spans.push_back(std::move(span));
+}
+
+void Exchange::TakeFailure(const Frame& frame, const absl::Status& status) {
+  ++shared_.counters.frames_failed;
   base::LogWarning("expert_call_failed", {{"worker", frame.address},
                                           {"layer", layer_.layer},
                                           {"terms", frame.terms.size()},
                                           {"why", status.ToString()}});
   if (!IsRetryable(status.code())) {
-    for (const Term& term : frame.terms) on_given_up(term, Lost(term, frame.address, status));
+    for (const Term& term : frame.terms)
+      request_.on_given_up(term, Lost(term, frame.address, status));
     return;
   }
-  if (give_up_at_ == absl::InfiniteFuture()) give_up_at_ = absl::Now() + options_.patience;
-  workers_.Suspect(frame.address);
-  workers_.AskForNewerTable(absl::ZeroDuration());
-  Dispatch dispatch = PlanDispatch(workers_.table(), layer_, frame.terms, workers_.Suspects());
+  if (give_up_at_ == absl::InfiniteFuture()) give_up_at_ = absl::Now() + shared_.options.patience;
+  shared_.workers.Suspect(frame.address);
+  shared_.workers.AskForNewerTable(absl::ZeroDuration());
+  Dispatch dispatch =
+      PlanDispatch(shared_.workers.table(), layer_, frame.terms, shared_.workers.Suspects());
   for (Frame& other : dispatch.frames) SendFrame(std::move(other));
   for (const Term& term : frame.terms) {
     last_failure_[layer_.Expert(term)] = Lost(term, frame.address, status);
@@ -200,46 +157,48 @@ void Exchange::TakeFailure(const Frame& frame, const absl::Status& status,
 
 // A worker that the newest table no longer calls ready will not answer: its frames go elsewhere
 // without waiting for the timeout. Terms that wait are tried at once.
-void Exchange::FollowTable(const OnGivenUp& on_given_up) {
-  std::vector<Frame> lost;
+void Exchange::FollowTable() {
+  std::vector<InFlight> lost;
   for (auto it = in_flight_.begin(); it != in_flight_.end();) {
-    if (workers_.table().IsReady(it->second.address)) {
+    if (shared_.workers.table().IsReady(it->second.frame.address)) {
       ++it;
       continue;
     }
     lost.push_back(std::move(it->second));
     in_flight_.erase(it++);
   }
-  for (const Frame& frame : lost) {
-    TakeFailure(frame, absl::UnavailableError("the coordinator no longer lists it as ready"),
-                on_given_up);
+  for (const InFlight& sent : lost) {
+    NoteSpan(sent, shared_.note_spans ? rpc::MonotonicNanos() : 0, nullptr);
+    TakeFailure(sent.frame, absl::UnavailableError("the coordinator no longer lists it as ready"));
   }
   if (!waiting_.empty()) retry_at_ = absl::Now();
 }
 
-void Exchange::RetryWaiting(const OnGivenUp& on_given_up) {
+void Exchange::RetryWaiting() {
   retry_at_ = absl::InfiniteFuture();
   if (waiting_.empty()) return;
   std::vector<Waiting> waiting = std::move(waiting_);
   waiting_.clear();
   if (absl::Now() >= give_up_at_) {
-    for (const Waiting& w : waiting) on_given_up(w.term, w.why);
+    for (const Waiting& w : waiting) request_.on_given_up(w.term, w.why);
     return;
   }
-  workers_.AskForNewerTable(absl::ZeroDuration());
+  shared_.workers.AskForNewerTable(absl::ZeroDuration());
   std::vector<Term> terms;
   for (const Waiting& w : waiting) terms.push_back(w.term);
   SendTerms(std::move(terms));
 }
 
-void Exchange::GiveUpAll(const OnGivenUp& on_given_up) {
-  for (const auto& [id, frame] : in_flight_) {
-    for (const Term& term : frame.terms) {
-      on_given_up(term, Lost(term, frame.address,
-                             absl::UnavailableError("no answer before the step's deadline")));
+void Exchange::GiveUpAll() {
+  for (const auto& [id, sent] : in_flight_) {
+    NoteSpan(sent, shared_.note_spans ? rpc::MonotonicNanos() : 0, nullptr);
+    for (const Term& term : sent.frame.terms) {
+      request_.on_given_up(term,
+                           Lost(term, sent.frame.address,
+                                absl::UnavailableError("no answer before the step's deadline")));
     }
   }
-  for (const Waiting& w : waiting_) on_given_up(w.term, w.why);
+  for (const Waiting& w : waiting_) request_.on_given_up(w.term, w.why);
   in_flight_.clear();
   waiting_.clear();
 }

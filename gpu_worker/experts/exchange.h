@@ -1,28 +1,25 @@
 // Exchange: asks expert workers for some terms of one layer in one reply form until each term is
 // answered or given up. Experts keep no state, so a failed frame's terms are simply sent again, to
-// another replica or under a newer table. The state machine runs on the caller's thread;
-// transports' threads only fill the inbox.
+// another replica or under a newer table. Several exchanges may be under way at once: the state
+// machine runs on the caller's thread, which brings each what has arrived for it.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
-#include <deque>
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "gpu_worker/experts/dispatch.h"
+#include "gpu_worker/experts/frame_span.h"
+#include "gpu_worker/experts/mailbox.h"
 #include "gpu_worker/experts/worker_pool.h"
-#include "lib/rpc/spin_wait.h"
 
 namespace tandem::gpu_worker {
 
-// What the wire carried, for metrics, and what was learned from it.
+// What the wire carried, for metrics.
 struct WireCounters {
   uint64_t frames = 0;
   uint64_t frames_failed = 0;
@@ -31,15 +28,25 @@ struct WireCounters {
   uint64_t answers_shm = 0;  // by transport
   uint64_t answers_grpc = 0;
   uint64_t compute_ns = 0;  // of the workers, over all answers
-  rpc::SpinHabit spin;      // kept here because an exchange lives for one layer only
 };
 
 struct ExchangeOptions {
   std::string model_digest;
   // How long terms without a reachable worker are tried again, counted from the first failure.
   absl::Duration patience = absl::Seconds(5);
-  // How long Finish looks for answers itself before it sleeps.
+  // How long a thread looks for answers itself before it sleeps.
   absl::Duration spin_max = absl::Microseconds(50);
+};
+
+// What all exchanges of a link have in common.
+struct ExchangeShared {
+  WorkerPool& workers;
+  const ExchangeOptions options;
+  Mailbox mailbox{options.spin_max};
+  WireCounters counters = {};
+  bool note_spans = false;
+  std::vector<FrameSpan> spans = {};  // of frames that are over, when noted
+  FrameCall call = {};                // kept for its memory
 };
 
 class Exchange {
@@ -50,58 +57,58 @@ class Exchange {
   // and worker, or what a worker said.
   using OnGivenUp = std::function<void(const Term&, const absl::Status&)>;
 
-  // `layer` and `workers` must outlive this; the options are copied.
-  Exchange(const RoutedLayer& layer, WorkerPool& workers, const ExchangeOptions& options,
-           experts::v1::ReplyForm form, absl::Time deadline, WireCounters& counters);
-  ~Exchange();
+  // What is asked for, and who takes what comes of it. `slot` only marks spans.
+  struct Request {
+    const RoutedLayer* layer = nullptr;
+    int slot = 0;
+    experts::v1::ReplyForm form = experts::v1::REPLY_FORM_UNSPECIFIED;
+    absl::Time deadline;
+    OnSums on_sums;
+    OnGivenUp on_given_up;
+  };
+
+  // `shared` and the request's layer must outlive this.
+  Exchange(ExchangeShared& shared, Request request);
 
   // Sends the frames of `terms` (ordered by row, rank). Returns at once.
   void Send(std::vector<Term> terms);
-  // Returns when every term sent is answered or given up, at the deadline at the latest.
-  void Finish(const OnSums& on_sums, const OnGivenUp& on_given_up);
+
+  // Whether every term sent is answered or given up.
+  bool done() const { return in_flight_.empty() && waiting_.empty(); }
+  // Whether some frame is with a worker.
+  bool in_flight() const { return !in_flight_.empty(); }
+  // When Advance has something to do even if nothing arrives.
+  absl::Time wake_at() const { return std::min(request_.deadline, retry_at_); }
+
+  // Does what is due: gives up at the deadline, follows a newer table, tries again what waits.
+  void Advance();
+  // Takes the arrival if it is of this exchange's frames, else returns false and leaves it.
+  bool Take(Arrival& arrival);
 
  private:
-  struct Arrival {
-    uint64_t frame_id = 0;
-    absl::StatusOr<rpc::Answer> answer;
-  };
-  // Shared with the transports' callbacks, which may come after this object is gone.
-  struct Inbox {
-    absl::Mutex mutex;
-    std::deque<Arrival> arrivals ABSL_GUARDED_BY(mutex);
-    std::atomic<bool> any{false};  // for looking without the mutex
+  struct InFlight {
+    Frame frame;
+    int64_t sent_ns = 0;
   };
   struct Waiting {
     Term term;
     absl::Status why;
   };
 
-  void FinishAll(const OnSums& on_sums, const OnGivenUp& on_given_up);
   void SendFrame(Frame frame);
   void SendTerms(std::vector<Term> terms);
-  std::deque<Arrival> WaitForArrivals(absl::Duration wait_max);
-  bool SpinForArrivals();
-  void PollFrom(const std::shared_ptr<rpc::Transport>& transport);
-  void StopPolling();
-  void Take(Arrival arrival, const OnSums& on_sums, const OnGivenUp& on_given_up);
-  void TakeFailure(const Frame& frame, const absl::Status& status, const OnGivenUp& on_given_up);
-  void FollowTable(const OnGivenUp& on_given_up);
-  void RetryWaiting(const OnGivenUp& on_given_up);
-  void GiveUpAll(const OnGivenUp& on_given_up);
+  void TakeFailure(const Frame& frame, const absl::Status& status);
+  void FollowTable();
+  void RetryWaiting();
+  void GiveUpAll();
+  void NoteSpan(const InFlight& sent, int64_t end_ns, const rpc::Answer* answer);
   absl::Status Lost(const Term& term, const std::string& address, const absl::Status& why) const;
 
+  ExchangeShared& shared_;
+  const Request request_;
   const RoutedLayer& layer_;
-  WorkerPool& workers_;
-  const ExchangeOptions options_;
-  const experts::v1::ReplyForm form_;
-  const absl::Time deadline_;
-  WireCounters& counters_;
-  std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>();
-  absl::flat_hash_map<uint64_t, Frame> in_flight_;
-  FrameCall call_;  // kept for its memory
-  // Transports this thread looks at itself, by address.
-  absl::flat_hash_map<std::string, std::shared_ptr<rpc::Transport>> polled_;
-  uint64_t next_frame_id_ = 1;
+  absl::flat_hash_map<uint64_t, InFlight> in_flight_;         // by the mailbox's number
+  uint64_t table_seen_ = 0;                                   // WorkerPool::tables_taken
   absl::flat_hash_map<uint32_t, absl::Status> last_failure_;  // by expert, naming the worker
   std::vector<Waiting> waiting_;  // terms with nobody to ask at the moment
   absl::Time retry_at_ = absl::InfiniteFuture();

@@ -17,6 +17,7 @@ bool WorkerPool::Update() {
   RememberHolders(*newest);
   placement_ = std::move(newest);
   table_ = PlacementTable(*placement_);
+  ++tables_taken_;
   absl::flat_hash_set<std::string> listed;
   for (const ExpertWorker& worker : table_.workers()) listed.insert(worker.address);
   absl::erase_if(transports_, [&](const auto& entry) { return !listed.contains(entry.first); });

@@ -31,6 +31,8 @@ class WorkerPool {
   // Takes the newest table if there is a newer one; drops connections to workers it no longer
   // lists. True when it changed.
   bool Update();
+  // How often Update has changed the table; for callers who do not see every Update themselves.
+  uint64_t tables_taken() const { return tables_taken_; }
   // Asks for a table newer than the present one and waits up to `wait_max` for it; Update takes it.
   void AskForNewerTable(absl::Duration wait_max) { options_.refresh(table_.epoch(), wait_max); }
   const PlacementTable& table() const { return table_; }
@@ -53,6 +55,7 @@ class WorkerPool {
   WorkerPoolOptions options_;
   std::shared_ptr<const membership::v1::Placement> placement_;
   PlacementTable table_;
+  uint64_t tables_taken_ = 0;
   // (layer, expert) -> address, for experts without a worker in the present table.
   absl::flat_hash_map<std::pair<uint32_t, uint32_t>, std::string> last_holder_;
   absl::flat_hash_map<std::string, std::shared_ptr<rpc::Transport>> transports_;
