@@ -98,12 +98,14 @@ size_t DecodeWorkspaceBytes(const MlaShape& shape, int64_t rows_max, int64_t tok
                             int multiprocessors) {
   const int64_t parts = SplitsOf(tokens_max);
   if (parts <= 1) return 0;
-  return static_cast<size_t>(rows_max * parts * SlotFloats(shape)) * sizeof(float);
+  return static_cast<size_t>(rows_max * parts * SlotFloats(shape.heads, shape.latent)) *
+         sizeof(float);
 }
 
 DecodePlan PlanDecode(const MlaShape& shape, std::span<const int32_t> lengths, int64_t rows_max,
                       int64_t tokens_max, int multiprocessors) {
   TANDEM_CHECK_GE(multiprocessors, 1);
+  TANDEM_CHECK_LE(SplitsOf(tokens_max), kPartsMax);
   TANDEM_CHECK_LE(static_cast<int64_t>(lengths.size()), rows_max);
   const int64_t words =
       static_cast<int64_t>(DecodePlanBytes(shape, rows_max, tokens_max, multiprocessors)) / 4;

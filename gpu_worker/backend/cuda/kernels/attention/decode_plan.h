@@ -58,14 +58,19 @@ constexpr int64_t HeadGroups(int64_t heads) {
   return (heads + HeadGroup(heads) - 1) / HeadGroup(heads);
 }
 
+// Parts of the longest row that a plan takes: 128^2 pages are 2^20 tokens.
+inline constexpr int64_t kPartsMax = 128;
+
 // What an item costs beside its pages, in pages: its queries and results are 64 (1152 + 2052) bytes
 // or 2.8 pages' traffic for 64 heads, 0.7 and as much again in latency for 16.
 inline constexpr int64_t kItemOverheadPages = 2;
 
 // Partial results of slot s at s * SlotFloats(shape) floats of the workspace: [heads, latent] f32
 // normalized by the part's own sum, then [heads] log2 of the sum of 2^(score log2(e)).
-constexpr int64_t SlotFloats(const MlaShape& shape) {
-  return (shape.heads * (shape.latent + 1) + 3) / 4 * 4;
+constexpr int64_t SlotFloats(int64_t heads, int64_t latent) {
+  return (heads * (latent + 1) + 3) / 4 * 4;
 }
+
+inline constexpr float kLn2 = 0.693147180559945309f;
 
 }  // namespace tandem::gpu_worker::cuda
