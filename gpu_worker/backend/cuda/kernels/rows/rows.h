@@ -1,7 +1,7 @@
 // Operations on rows of activations: one pass over memory each, f32 arithmetic, one rounding where
 // a value is stored. Each is what the host backend does under the same name, in the same order of
-// roundings; sums run in an order of their own, fixed per row length, so a row's bits depend on that
-// row alone. Nothing here allocates or synchronizes, so all of it can be captured in a graph.
+// roundings; sums run in an order of their own, fixed per row length, so a row's bits depend on
+// that row alone. Nothing here allocates or synchronizes, so all of it can be captured in a graph.
 //
 // Pointers are to device memory. Rows are contiguous where no stride is given; strides and
 // dimensions count values. Storage is what activations are kept in: bf16, or f32 for comparisons.
@@ -16,12 +16,33 @@ namespace tandem::gpu_worker::cuda {
 enum class Storage { kBf16, kF32 };
 inline int64_t BytesOf(Storage storage) { return storage == Storage::kBf16 ? 2 : 4; }
 
-// x[r] = table[ids[r]]. ids [rows], table [vocab, hidden], x [rows, hidden].
+// x[r] = table[ids[r]]. ids [rows], each below vocab; table [vocab, hidden], x [rows, hidden].
 void Embed(Storage storage, const uint32_t* ids, const void* table, int64_t hidden, int64_t rows,
            void* x, Stream stream);
 
+// Rows for an expert: out[i] = x[row_ids[i]], zeros where row_ids[i] is kNoRow. x rows are x_stride
+// values apart, out [rows, cols] apart from x.
+inline constexpr uint32_t kNoRow = 0xffffffffu;
+void GatherRows(Storage storage, const void* x, int64_t x_stride, const uint32_t* row_ids,
+                int64_t cols, int64_t rows, void* out, Stream stream);
+
+// And back: out[r] = sum over e in [starts[r], starts[r + 1]) of weights[e] * y[entries[e]], each
+// product rounded to f32 and added to zero in that order, as rows in f32 are combined on the host
+// (experts/combine.h). A row without entries becomes zeros.
+struct ScatterAddArgs {
+  Storage storage = Storage::kBf16;  // of y
+  const void* y = nullptr;           // [.., y_stride]
+  int64_t y_stride = 0;
+  const uint32_t* starts = nullptr;   // [rows + 1], not descending
+  const uint32_t* entries = nullptr;  // [starts[rows]] rows of y
+  const float* weights = nullptr;     // [starts[rows]]; null: ones
+  int64_t rows = 0, cols = 0;
+  float* out = nullptr;  // [rows, cols]
+};
+void ScatterAddRows(const ScatterAddArgs& args, Stream stream);
+
 // out = x / sqrt(mean(x^2) + eps) * weight. x [rows, x_stride] of which the first `cols` count,
-// out [rows, out_stride]; in place is fine. weight [cols] f32.
+// out [rows, out_stride]; in place is fine where there are no row_ids. weight [cols] f32.
 struct RmsNormArgs {
   Storage storage = Storage::kBf16;
   const void* x = nullptr;
@@ -35,6 +56,9 @@ struct RmsNormArgs {
   const uint32_t* row_ids = nullptr;
 };
 void RmsNorm(const RmsNormArgs& args, Stream stream);
+// RmsNorm and QuantizeFp8Rows of its result in one pass, with the bits of the two. Storage bf16;
+// args.out may be null where only the codes are wanted. codes and scales as in QuantizeFp8Rows.
+void RmsNormFp8(const RmsNormArgs& args, uint8_t* codes, float* scales, Stream stream);
 
 // x += delta, rounded. count values.
 void Add(Storage storage, const void* delta, int64_t count, void* x, Stream stream);
@@ -44,6 +68,11 @@ void AddMoe(Storage storage, const void* shared, const float* routed, int64_t co
 // out = silu(gate) * up, silu(v) = v / (1 + exp(-v)). out may be gate.
 void SwiGlu(Storage storage, const void* gate, const void* up, int64_t count, void* out,
             Stream stream);
+// SwiGlu and QuantizeFp8Rows of its result in one pass, with the bits of the two. gate and up
+// [rows, stride] bf16 (side by side in one buffer or apart); codes and scales as in
+// QuantizeFp8Rows.
+void SwiGluFp8(const uint16_t* gate, const uint16_t* up, int64_t stride, int64_t cols, int64_t rows,
+               uint8_t* codes, float* scales, Stream stream);
 
 // Rotates pairs (2i, 2i+1) or (i, i + rope/2) of the rope part as `halves` says; see rope.h of the
 // host backend, whose tables cos and sin [rows, rope / 2] are.
@@ -57,12 +86,13 @@ struct RopeArgs {
 void RotateQueries(Storage storage, const RopeArgs& rope, int64_t heads, int64_t head_dim,
                    int64_t rows, void* q, Stream stream);
 
-// What is cached of each row: rms_norm(kv[0:latent]) * weight, then the rotated kv[latent:], written
-// to slot slots[r] = page * page_tokens + place of `cache` [pages * page_tokens, latent + rope]. A
-// negative slot is a padding row: nothing is written.
+// What is cached of each row: rms_norm(kv[0:latent]) * weight, then the rotated kv[latent:],
+// written to slot slots[r] = page * page_tokens + place of `cache` [pages * page_tokens, latent +
+// rope]. A negative slot is a padding row: nothing is written.
 struct FinishKeysArgs {
   Storage storage = Storage::kBf16;
-  const void* kv = nullptr;  // [rows, latent + rope]
+  const void* kv = nullptr;  // [rows, kv_stride]
+  int64_t kv_stride = 0;     // 0: latent + rope
   const float* weight = nullptr;
   float eps = 0;
   int64_t latent = 0, rows = 0;
@@ -72,17 +102,24 @@ struct FinishKeysArgs {
 };
 void FinishKeys(const FinishKeysArgs& args, Stream stream);
 
-// Experts of each row from its router logits, in f32, as host/router.h has it: ties go to the lower
-// index. ids and weights [rows, per_token], best first. forced [rows, per_token]: ids taken instead
-// of the choice; null: none.
+// Experts of each row from its router logits, in f32: the choices and the bits of ChooseExperts in
+// host/router.h, ties to the lower index, NaN last. ids and weights [rows, per_token], best first.
+// forced [rows, per_token], each below `experts`: ids taken instead of the choice; null: none.
+//
+// Of a ModelConfig: kGreedy is groups = 1 whatever n_group says, without bias;
+// kGroupLimitedGreedy has groups and no bias; kNoAuxTc groups, bias and group_by_top2. `normalize`
+// is norm_topk_prob and `scale` routed_scaling_factor as they stand in the file; that one chosen
+// expert is not normalized and that softmax scales only what it does not normalize is done here.
+// At most kRouteExpertsMax experts, 32 of them a row, 32 groups.
+inline constexpr int64_t kRouteExpertsMax = 512;
 struct RouteArgs {
   const float* logits = nullptr;  // [rows, experts]
   const float* bias = nullptr;    // [experts]; null: none
   const uint32_t* forced = nullptr;
   int64_t rows = 0, experts = 0, per_token = 0;
   int64_t groups = 1, groups_kept = 1;
-  bool sigmoid = false;           // else softmax
-  bool group_by_top2 = false;     // a group's score: sum of its two best; else its best
+  bool sigmoid = false;        // else softmax
+  bool group_by_top2 = false;  // a group's score: sum of its two best; else its best
   bool normalize = false;
   float scale = 1.0f;
   uint32_t* ids = nullptr;
@@ -90,22 +127,42 @@ struct RouteArgs {
 };
 void Route(const RouteArgs& args, Stream stream);
 
-// fp8 inputs: per 128 consecutive values of a row one scale = max|x| / 448 (see QuantizeFp8Row in
-// lib/kernels/fp8_linear.h, whose bits these are). x [rows, x_stride] bf16; codes [rows, cols
-// padded to 128], padding zero; scales [rows, cols / 128 rounded up].
+// fp8 inputs: per 128 consecutive values of a row one scale = max|x| / 448 (see QuantizeFp8Inputs
+// in lib/kernels/fp8_linear.h, whose bits these are). x [rows, x_stride] bf16; codes [rows, cols
+// padded to 128], aligned to 8 bytes, padding zero; scales [rows, cols / 128 rounded up].
 void QuantizeFp8Rows(const uint16_t* x, int64_t x_stride, int64_t cols, int64_t rows,
                      uint8_t* codes, float* scales, Stream stream);
 
-// Best candidates of each row of logits, for a sampler that needs no more: see sample.h of the
-// engine. values and ids [rows, k], descending, ties to the lower id; log_sums [rows]: log of the
-// sum of exp(logit) over the vocabulary.
+// Best candidates of each row of logits. values and ids [rows, k], descending, ties to the lower id
+// (the order of the engine's sampler); log_sums [rows]: log of the sum of exp(logit) over the
+// vocabulary, in f32. A row with a logit that is NaN or infinite, which the engine refuses
+// (CheckLogits in engine/sampler.h), gets log_sum NaN and candidates that mean nothing, though ids
+// stay below vocab; a finite log_sum says that all of the row is finite.
+//
+// What a sampler may take from this instead of the row, where log_sum is finite and the request has
+// neither logit bias nor a penalty that is on (those change logits that are not among the k):
+//   temperature 0                  ids[0] is SampleToken's token.
+//   0 < top_k <= k                 any top_p, min_p and temperature: SampleToken looks at no
+//                                  other token, so run on the k values it draws the same one.
+//   min_p, no top_p                where the last value's weight exp((value - values[0]) /
+//                                  temperature) is below min_p: the kept tokens are all here.
+//   top_logprobs <= k              the ids are Logprobs' own; values - log_sum is within 2^-20 *
+//                                  (1 + |log_sum|) of its f64 sums, not bit-equal.
+// What it may not: top_p without top_k, or no filter at all, for they need the sum over the
+// vocabulary at their temperature with SampleToken's bits; then it reads the row.
+//
+// k is at most kTopLogitsMax; vocab at most 262144.
+inline constexpr int64_t kTopLogitsMax = 64;
 struct TopLogitsArgs {
   const float* logits = nullptr;  // [rows, vocab]
   int64_t rows = 0, vocab = 0, k = 0;
   float* values = nullptr;
   uint32_t* ids = nullptr;
   float* log_sums = nullptr;
+  void* workspace = nullptr;  // TopLogitsWorkspaceBytes, aligned to 8; content does not matter
+  size_t workspace_bytes = 0;
 };
+size_t TopLogitsWorkspaceBytes(int64_t rows, int64_t vocab, int64_t k);
 void TopLogits(const TopLogitsArgs& args, Stream stream);
 
 }  // namespace tandem::gpu_worker::cuda

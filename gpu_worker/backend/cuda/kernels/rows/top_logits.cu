@@ -1,0 +1,176 @@
+// The best logits of each row in two passes: every block finds the best of 4096 logits, then one
+// block a row finds the best of those. Keys are unique (value, then lower id), so that the result
+// does not depend on the order in which threads find it.
+#include "gpu_worker/backend/cuda/kernels/rows/exact_exp.h"
+#include "gpu_worker/backend/cuda/kernels/rows/order.h"
+#include "gpu_worker/backend/cuda/kernels/rows/rows.h"
+#include "gpu_worker/backend/cuda/simt/launch.h"
+#include "lib/base/check.h"
+
+namespace tandem::gpu_worker::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kPerThread = 16;
+constexpr int kChunk = kThreads * kPerThread;
+// Only the k threads with the best maxima have anything among the k best.
+constexpr int kCandidatesMax = kTopLogitsMax * kPerThread;
+
+using Key = uint64_t;  // OrderOf the value, then ~id; 0: none
+
+struct Search {  // in shared memory
+  Key maxima[kThreads];
+  Key candidates[kCandidatesMax];
+  Key threshold;
+  int candidates_count;
+  float sums[kThreads / kWarpThreads];
+};
+
+struct ChunkSum {
+  float highest, sum;  // sum of exp(logit - highest); NaN where a logit is not finite
+};
+
+__device__ __forceinline__ Key KeyOf(float value, int64_t id) {
+  return static_cast<Key>(OrderOf(value)) << 32 | static_cast<uint32_t>(~id);
+}
+
+// out [k] = the k largest of the block's keys, descending, padded with 0.
+__device__ __forceinline__ void BestOfBlock(const Key (&keys)[kPerThread], int k, Search& search,
+                                            Key* out) {
+  const int thread = static_cast<int>(threadIdx.x);
+  Key mine = 0;
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) mine = keys[i] > mine ? keys[i] : mine;
+  search.maxima[thread] = mine;
+  if (thread == 0) {
+    search.threshold = 1;  // where fewer than k threads have keys, all keys are candidates
+    search.candidates_count = 0;
+  }
+  __syncthreads();
+  int better = 0;
+#pragma unroll 8
+  for (int t = 0; t < kThreads; ++t) better += search.maxima[t] > mine ? 1 : 0;
+  if (mine != 0 && better == k - 1) search.threshold = mine;
+  __syncthreads();
+  const Key threshold = search.threshold;
+  if (mine >= threshold) {
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) {
+      if (keys[i] >= threshold) {
+        search.candidates[atomicAdd(&search.candidates_count, 1)] = keys[i];
+      }
+    }
+  }
+  __syncthreads();
+  const int count = search.candidates_count;
+  for (int c = thread; c < count; c += kThreads) {
+    const Key key = search.candidates[c];
+    int rank = 0;
+    for (int j = 0; j < count; ++j) rank += search.candidates[j] > key ? 1 : 0;
+    if (rank < k) out[rank] = key;
+  }
+  for (int rank = count + thread; rank < k; rank += kThreads) out[rank] = 0;
+}
+
+__device__ __forceinline__ float BlockMax(float value, float* scratch) {
+  value = WarpMax(value);
+  if (LaneId() == 0) scratch[WarpId()] = value;
+  __syncthreads();
+  float top = scratch[0];
+  for (int w = 1; w < kThreads / kWarpThreads; ++w) top = scratch[w] > top ? scratch[w] : top;
+  __syncthreads();
+  return top;
+}
+
+__device__ __forceinline__ bool IsFinite(float value) {
+  return (__float_as_uint(value) & 0x7f800000u) != 0x7f800000u;
+}
+
+// keys [rows, chunks, k], sums [rows, chunks].
+__global__ void __launch_bounds__(kThreads)
+    TopOfChunkKernel(const float* logits, int64_t vocab, int k, Key* keys_out, ChunkSum* sums) {
+  Search& search = *reinterpret_cast<Search*>(SharedMemory());
+  const int64_t row = blockIdx.x, chunk = blockIdx.y, chunks = gridDim.y;
+  const float minus_infinity = __uint_as_float(0xff800000u);
+  float values[kPerThread];
+  Key keys[kPerThread];
+  float highest = minus_infinity;
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    const int64_t id = chunk * kChunk + i * kThreads + threadIdx.x;
+    values[i] = id < vocab ? logits[row * vocab + id] : minus_infinity;
+    keys[i] = id < vocab ? KeyOf(values[i], id) : 0;
+    if (IsFinite(values[i])) highest = values[i] > highest ? values[i] : highest;
+  }
+  highest = BlockMax(highest, search.sums);
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    if (keys[i] == 0) continue;
+    sum += IsFinite(values[i]) ? ExactExp(__fsub_rn(values[i], highest))
+                               : __uint_as_float(0x7fc00000u);
+  }
+  sum = BlockSum(sum, search.sums);
+  if (threadIdx.x == 0) sums[row * chunks + chunk] = {highest, sum};
+  BestOfBlock(keys, k, search, keys_out + (row * chunks + chunk) * k);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    TopOfRowKernel(const float* logits, int64_t vocab, int k, int chunks, const Key* keys_in,
+                   const ChunkSum* sums, float* values, uint32_t* ids, float* log_sums) {
+  Search& search = *reinterpret_cast<Search*>(SharedMemory());
+  Key* const best = reinterpret_cast<Key*>(SharedMemory() + sizeof(Search));  // [k]
+  const int64_t row = blockIdx.x;
+  Key keys[kPerThread];
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    const int place = i * kThreads + static_cast<int>(threadIdx.x);
+    keys[i] = place < chunks * k ? keys_in[row * chunks * k + place] : 0;
+  }
+  BestOfBlock(keys, k, search, best);
+  __syncthreads();
+  for (int rank = static_cast<int>(threadIdx.x); rank < k; rank += kThreads) {
+    const uint32_t id = ~static_cast<uint32_t>(best[rank]);
+    ids[row * k + rank] = id;
+    values[row * k + rank] = logits[row * vocab + id];
+  }
+  if (threadIdx.x != 0) return;
+  const ChunkSum* const of_row = sums + row * chunks;
+  float highest = of_row[0].highest, sum = 0.0f;
+  for (int c = 1; c < chunks; ++c) {
+    highest = of_row[c].highest > highest ? of_row[c].highest : highest;
+  }
+  for (int c = 0; c < chunks; ++c) {
+    sum = fmaf(of_row[c].sum, ExactExp(__fsub_rn(of_row[c].highest, highest)), sum);
+  }
+  log_sums[row] = highest + logf(sum);
+}
+
+int64_t ChunksOf(int64_t vocab) { return (vocab + kChunk - 1) / kChunk; }
+
+}  // namespace
+
+size_t TopLogitsWorkspaceBytes(int64_t rows, int64_t vocab, int64_t k) {
+  return rows * ChunksOf(vocab) * (k * sizeof(Key) + sizeof(ChunkSum));
+}
+
+void TopLogits(const TopLogitsArgs& args, Stream stream) {
+  if (args.rows == 0) return;
+  const int64_t chunks = ChunksOf(args.vocab);
+  TANDEM_CHECK(args.k >= 1 && args.k <= kTopLogitsMax);
+  TANDEM_CHECK_LE(args.k, args.vocab);
+  TANDEM_CHECK_LE(chunks * args.k, int64_t{kChunk});
+  TANDEM_CHECK_LE(args.rows, int64_t{0x7fffffff});
+  TANDEM_CHECK_LE(TopLogitsWorkspaceBytes(args.rows, args.vocab, args.k), args.workspace_bytes);
+  TANDEM_CHECK_EQ(reinterpret_cast<uintptr_t>(args.workspace) % alignof(Key), 0u);
+  Key* const keys = static_cast<Key*>(args.workspace);
+  auto* const sums = reinterpret_cast<ChunkSum*>(keys + args.rows * chunks * args.k);
+  const int k = static_cast<int>(args.k);
+  Launch(TopOfChunkKernel, dim3(static_cast<unsigned>(args.rows), static_cast<unsigned>(chunks)),
+         kThreads, sizeof(Search), stream, args.logits, args.vocab, k, keys, sums);
+  Launch(TopOfRowKernel, static_cast<unsigned>(args.rows), kThreads,
+         sizeof(Search) + k * sizeof(Key), stream, args.logits, args.vocab, k,
+         static_cast<int>(chunks), keys, sums, args.values, args.ids, args.log_sums);
+}
+
+}  // namespace tandem::gpu_worker::cuda
