@@ -493,7 +493,9 @@ class CudaBackend : public Backend {
                .out = scratch_.latent_out,
                .plan = buffers.plan(),
                .workspace = scratch_.workspace,
-               .workspace_bytes = scratch_.workspace_bytes},
+               .workspace_bytes = scratch_.workspace_bytes,
+               .multiprocessors = scratch_shape_.step.multiprocessors,
+               .shared_bytes_max = scratch_shape_.step.shared_bytes_max},
               stream);
     LinearArgs values = LinearOf(w.value_up, scratch_.latent_out, heads * latent, range.rows, to,
                                  heads * v, storage_);
@@ -585,6 +587,7 @@ ScratchShape CudaBackend::ShapeOf(const DeviceProperties& device) const {
   shape.step.pages_per_sequence_max =
       options_.kv_pages > 0 ? std::min(context_pages, options_.kv_pages) : context_pages;
   shape.step.multiprocessors = device.multiprocessors;
+  shape.step.shared_bytes_max = device.shared_bytes_max;
   shape.hidden = config_.hidden_size;
   shape.vocab = config_.vocab_size;
   shape.q_lora = config_.q_lora_rank;
@@ -694,6 +697,13 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const ModelWeights& wei
         absl::StrCat("expected compute capability 9.0 for --kernels "
                      "hopper, found ",
                      device.major, ".", device.minor, " (", device.name, ")"));
+  }
+  const ModelConfig& config = weights.config;
+  const MlaShape mla = {.latent = config.kv_lora_rank, .rope = config.qk_rope_head_dim};
+  if (options.kernels != Kernels::kReference && !HasPortableDecode(mla, Storage::kBf16)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected --kernels reference for latents of ", mla.latent, " + ", mla.rope,
+                     " values; the others have attention for 512 + 64"));
   }
   auto backend = std::make_unique<CudaBackend>(weights.config, options);
   TANDEM_RETURN_IF_ERROR(backend->Load(weights, device));

@@ -21,6 +21,7 @@ struct StepShape {
   int64_t rows_max = 0;
   int64_t pages_per_sequence_max = 0;
   int multiprocessors = 1;
+  size_t shared_bytes_max = 0;  // of a thread block
 
   int64_t tokens_max() const { return pages_per_sequence_max * kPageTokens; }
 };
