@@ -78,25 +78,39 @@ bool HasPortableDecode(const MlaShape& shape, Storage storage);
 // Enqueues the attention of all rows; no allocation, no synchronization. rows = 0 does nothing.
 void MlaDecode(const MlaDecodeArgs& args, Stream stream);
 
-// Not absorbed: keys and values of each head rebuilt from the latents, for prompts. Rows
-// [row_begin, row_begin + rows) of one sequence at positions start_position + i; row i sees keys
-// [0, start_position + i]. The rows' own keys are in the cache already.
+// How much is rebuilt at a time: keys and values of `piece_tokens` tokens (whole pages) of `heads`
+// heads, or as many as that makes of fewer tokens and more heads. Bounds the workspace; changes no
+// bits.
+struct PrefillLimits {
+  // With heads of 128 + 128 dimensions: 67 MB of keys and values.
+  int64_t piece_tokens = 4096, heads = 32;
+};
+
+// Not absorbed: keys and values of each head rebuilt from the latents, for prompts. Rows of one
+// sequence at positions start_position + i; row i sees keys [0, start_position + i]. The rows' own
+// keys are in the cache already; what lies behind them is not read.
 struct MlaPrefillArgs {
-  Kernels kernels = Kernels::kPortable;
+  Kernels kernels = Kernels::kPortable;  // in f32 storage always the reference's arithmetic
   Storage storage = Storage::kBf16;
   MlaShape shape;
   const void* q = nullptr;  // [rows, heads, nope + rope]
   const void* cache = nullptr;
   const int32_t* pages = nullptr;  // of this sequence, on the device
   int64_t start_position = 0, rows = 0;
-  DeviceMatrix key_up;        // batch = heads: [nope, latent] each
+  DeviceMatrix key_up;        // batch = heads: [nope, latent] each; bf16, or f32 as the storage
   DeviceMatrix value_up;      // batch = heads: [v, latent] each
   void* out = nullptr;        // [rows, heads, v]
-  void* workspace = nullptr;  // PrefillWorkspaceBytes
+  void* workspace = nullptr;  // PrefillWorkspaceBytes of at least `rows`; content does not matter
   size_t workspace_bytes = 0;
+  PrefillLimits limits = {};
 };
-// Enough for any start position: the keys of a long prefix are rebuilt piece by piece.
-size_t PrefillWorkspaceBytes(const MlaShape& shape, Storage storage, int64_t rows_max);
+// Enough for any start position.
+size_t PrefillWorkspaceBytes(const MlaShape& shape, Storage storage, int64_t rows_max,
+                             const PrefillLimits& limits = {});
+// Whether kPortable has a kernel for these dimensions in bf16. MlaPrefill ends the process where
+// there is none: who chooses the kernels asks at start.
+bool HasPortablePrefill(const MlaShape& shape, Storage storage);
+// Enqueues it all; no allocation, no synchronization. rows = 0 does nothing.
 void MlaPrefill(const MlaPrefillArgs& args, Stream stream);
 
 }  // namespace tandem::gpu_worker::cuda
