@@ -98,7 +98,7 @@ void DoLoad(const TensorMapSpec& spec, const std::array<int, kTensorRankMax>& at
   ForRows(spec, at, [&](uint32_t offset, const unsigned char* row) {
     for (int64_t i = 0; i < spec.box[0]; ++i) {
       const int64_t x = at[0] + i;
-      const uint32_t zero = 0;
+      const uint64_t zero = 0;
       const bool inside = row != nullptr && x >= 0 && x < spec.sizes[0];
       WriteShared(AddressIn(spec, to + offset + static_cast<uint32_t>(i * width)),
                   inside ? static_cast<const void*>(row + x * width) : &zero,

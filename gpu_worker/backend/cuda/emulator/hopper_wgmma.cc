@@ -17,23 +17,30 @@ constexpr uint32_t kPoison = 0x7fdead01;
 
 struct Descriptor {
   uint32_t start, leading, stride;  // bytes
+  bool swizzle;
 };
 
 Descriptor Decode(uint64_t bits) {
-  if (bits >> 62 != 1) Fail("a wgmma descriptor without the swizzle of 128 bytes");
+  if (bits >> 62 > 1) Fail("a wgmma descriptor with another swizzle than 128 bytes or none");
   if ((bits >> 49 & 7) != 0) Fail("a wgmma descriptor with a base offset");
   const auto field = [bits](int at) { return static_cast<uint32_t>(bits >> at & 0x3fff) << 4; };
-  return {field(0), field(16), field(32)};
+  return {field(0), field(16), field(32), bits >> 62 == 1};
 }
 
-// Byte `byte` of the 32 bytes of k of row (or column) `i`: ((8, m), (T, 2)) : ((8 T, SBO), (1, T)).
+// Byte `byte` of the 32 bytes of k of row (or column) `i`, T = 16 bytes: with a swizzle
+// ((8, m), (T, 2)) : ((8 T, SBO), (1, T)), without ((8, m), (T, 2)) : ((T, SBO), (1, LBO)).
 uint32_t KMajorAddress(const Descriptor& d, int i, int byte) {
+  if (!d.swizzle) {
+    return d.start + static_cast<uint32_t>(i / 8) * d.stride + static_cast<uint32_t>(i % 8) * 16 +
+           static_cast<uint32_t>(byte / 16) * d.leading + static_cast<uint32_t>(byte % 16);
+  }
   return Swizzle128(d.start + static_cast<uint32_t>(i / 8) * d.stride +
                     static_cast<uint32_t>(i % 8) * 128 + static_cast<uint32_t>(byte));
 }
 
 // bf16 (k, i): ((T, 8, m), (8, k)) : ((1, T, LBO), (8 T, SBO)), T = 8 values.
 uint32_t MnMajorAddress(const Descriptor& d, int i, int k) {
+  if (!d.swizzle) Fail("a transposed operand without a swizzle");
   return Swizzle128(d.start + static_cast<uint32_t>(i / 64) * d.leading +
                     static_cast<uint32_t>(i % 64) * 2 + static_cast<uint32_t>(k / 8) * d.stride +
                     static_cast<uint32_t>(k % 8) * 128);

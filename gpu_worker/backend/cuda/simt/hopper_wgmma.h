@@ -21,6 +21,9 @@
 //   next
 //     eight 1024 bytes on; the next 64 columns `columns_stride_bytes` on. The next k step (16) is
 //     2048 bytes on.
+//   K-major without a swizzle: core matrices of eight rows by 16 bytes of k, 128 contiguous bytes;
+//     the next eight rows `rows_stride_bytes`, the next 16 bytes of k `k_stride_bytes` on. The next
+//     k step is two of the latter on.
 #pragma once
 
 #include "gpu_worker/backend/cuda/simt/hopper.h"
@@ -43,7 +46,8 @@ void WgmmaWait(int groups_pending_max);
 #endif
 
 // Fields of a descriptor (PTX ISA, "Matrix descriptor"): bits 0-13 address, 16-29 leading and 32-45
-// stride byte offset, all in units of 16 bytes; 62-63 layout, 1 for the swizzle of 128 bytes.
+// stride byte offset, all in units of 16 bytes; 62-63 layout, 1 for the swizzle of 128 bytes, 0 for
+// none.
 __device__ __forceinline__ uint64_t WgmmaDescriptor(const void* tile, uint32_t leading_bytes,
                                                     uint32_t stride_bytes) {
   return static_cast<uint64_t>(SharedAddress(tile) >> 4 & 0x3fffu) |
@@ -57,6 +61,10 @@ inline constexpr uint32_t kMnMajorStepBytes = 2 * kSwizzleBlockBytes;
 
 __device__ __forceinline__ uint64_t KMajorDescriptor(const void* tile) {
   return WgmmaDescriptor(tile, 16, kSwizzleBlockBytes);  // the leading offset does not count here
+}
+__device__ __forceinline__ uint64_t KMajorPlainDescriptor(const void* tile, uint32_t k_stride_bytes,
+                                                          uint32_t rows_stride_bytes) {
+  return WgmmaDescriptor(tile, k_stride_bytes, rows_stride_bytes) & ~(uint64_t{3} << 62);
 }
 __device__ __forceinline__ uint64_t MnMajorDescriptor(const void* tile,
                                                       uint32_t columns_stride_bytes) {
@@ -130,16 +138,18 @@ __device__ __forceinline__ void WgmmaWait(float (&... d)[kCounts]) {
   TANDEM_N10("")      \
   TANDEM_N10("1")     \
   TANDEM_N10("2") TANDEM_N10("3") TANDEM_N10("4") TANDEM_N10("5") "%60, %61, %62, %63"
-#define TANDEM_TEXT96                                                                             \
-  TANDEM_N10("")                                                                                  \
-  TANDEM_N10("1")                                                                                 \
-  TANDEM_N10("2") TANDEM_N10("3") TANDEM_N10("4") TANDEM_N10("5") TANDEM_N10("6") TANDEM_N10("7") \
+#define TANDEM_TEXT96                                                             \
+  TANDEM_N10("")                                                                  \
+  TANDEM_N10("1")                                                                 \
+  TANDEM_N10("2")                                                                 \
+  TANDEM_N10("3") TANDEM_N10("4") TANDEM_N10("5") TANDEM_N10("6") TANDEM_N10("7") \
       TANDEM_N10("8") "%90, %91, %92, %93, %94, %95"
 #define TANDEM_TEXT128                                                                            \
   TANDEM_N10("")                                                                                  \
   TANDEM_N10("1")                                                                                 \
-  TANDEM_N10("2") TANDEM_N10("3") TANDEM_N10("4") TANDEM_N10("5") TANDEM_N10("6") TANDEM_N10("7") \
-      TANDEM_N10("8") TANDEM_N10("9") TANDEM_N10("10")                                            \
+  TANDEM_N10("2")                                                                                 \
+  TANDEM_N10("3") TANDEM_N10("4") TANDEM_N10("5") TANDEM_N10("6") TANDEM_N10("7") TANDEM_N10("8") \
+      TANDEM_N10("9") TANDEM_N10("10")                                                            \
           TANDEM_N10("11") "%120, %121, %122, %123, %124, %125, %126, %127"
 // One case for each n: its n / 2 accumulators and the numbers of the operands behind them.
 #define TANDEM_EACH_N(X)                                                                 \

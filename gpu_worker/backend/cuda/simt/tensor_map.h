@@ -15,10 +15,9 @@ struct alignas(128) TensorMap {
   std::array<unsigned char, 128> bytes;
 };
 
-enum class TensorElement : uint32_t { kByte, kBf16, kF32 };  // e4m3 are bytes
-inline int64_t BytesOf(TensorElement element) {
-  return element == TensorElement::kByte ? 1 : element == TensorElement::kBf16 ? 2 : 4;
-}
+// e4m3 are bytes; kWord64: 8 bytes of anything, for boxes wider than 256 values of it.
+enum class TensorElement : uint32_t { kByte, kBf16, kF32, kWord64 };
+inline int64_t BytesOf(TensorElement element) { return int64_t{1} << static_cast<int>(element); }
 
 inline constexpr int kTensorRankMax = 3;
 

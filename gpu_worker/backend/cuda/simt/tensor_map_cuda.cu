@@ -38,6 +38,8 @@ CUtensorMapDataType TypeOf(TensorElement element) {
       return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
     case TensorElement::kF32:
       return CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+    case TensorElement::kWord64:
+      return CU_TENSOR_MAP_DATA_TYPE_FLOAT64;
   }
   base::CheckFailed(__FILE__, __LINE__, "expected a tensor element");
 }
