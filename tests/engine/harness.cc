@@ -22,9 +22,10 @@ std::vector<std::vector<double>> ReadLogits(const std::string& path, size_t rows
 }
 
 std::unique_ptr<Backend> HostBackendOf(const ModelWeights& weights, const HarnessOptions& o) {
-  return MakeHostBackend(weights,
-                         {o.precision, o.attention, o.kv_pages, o.rows_max, o.threads, o.linear})
-      .value();
+  HostBackendOptions options = {o.precision, o.attention, o.kv_pages,
+                                o.rows_max,  o.threads,   o.linear};
+  options.ranks = o.ranks;
+  return MakeHostBackend(weights, options).value();
 }
 
 }  // namespace

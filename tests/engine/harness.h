@@ -43,6 +43,7 @@ struct HarnessOptions {
   int64_t rows_max = 512;
   absl::Duration patience = absl::Seconds(5);
   ForwardOptions forward = {};
+  int ranks = 1;
   // Makes the backend instead of the above; null: the host's.
   std::function<std::unique_ptr<Backend>(const ModelWeights&)> make_backend = nullptr;
 };

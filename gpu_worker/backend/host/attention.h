@@ -15,8 +15,9 @@
 namespace tandem::gpu_worker {
 
 struct AttentionShape {
-  explicit AttentionShape(const ModelConfig& config)
-      : heads(config.num_attention_heads),
+  // own_heads: of the model's heads those that are computed here.
+  AttentionShape(const ModelConfig& config, int64_t own_heads)
+      : heads(own_heads),
         nope(config.qk_nope_head_dim),
         rope(config.qk_rope_head_dim),
         v(config.v_head_dim),

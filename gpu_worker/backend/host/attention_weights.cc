@@ -48,11 +48,12 @@ HostLinear ToLinear(Precision precision, const F32Matrix& m) {
 }  // namespace
 
 HeadProjections LoadHeadProjections(Precision precision, AttentionKernel kernel,
-                                    const ModelConfig& config, const AttentionWeights& weights) {
+                                    const ModelConfig& config, const AttentionWeights& weights,
+                                    const ShardRange& own_heads) {
   const int64_t nope = config.qk_nope_head_dim, v = config.v_head_dim;
   TANDEM_CHECK(weights.kv_b.has_value() || (weights.k_b.has_value() && weights.v_b.has_value()));
   HeadProjections heads;
-  for (int64_t h = 0; h < config.num_attention_heads; ++h) {
+  for (int64_t h = own_heads.begin; h < own_heads.end; ++h) {
     F32Matrix keys, values;
     if (weights.kv_b.has_value()) {
       keys = ReadRows(*weights.kv_b, h * (nope + v), nope);

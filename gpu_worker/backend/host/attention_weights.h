@@ -15,7 +15,9 @@ struct HeadProjections {
   std::vector<HostLinear> values;  // per head: [v, kv_lora]
 };
 
+// Of the given heads.
 HeadProjections LoadHeadProjections(Precision precision, AttentionKernel kernel,
-                                    const ModelConfig& config, const AttentionWeights& weights);
+                                    const ModelConfig& config, const AttentionWeights& weights,
+                                    const ShardRange& own_heads);
 
 }  // namespace tandem::gpu_worker

@@ -12,8 +12,12 @@
 #include "gpu_worker/backend/host/host_weights.h"
 #include "gpu_worker/backend/host/rope.h"
 #include "gpu_worker/backend/host/router.h"
+#include "gpu_worker/backend/shard/in_process_group.h"
+#include "gpu_worker/backend/shard/part_rows.h"
+#include "gpu_worker/backend/shard/sharded_backend.h"
 #include "lib/base/check.h"
 #include "lib/base/clock.h"
+#include "lib/base/log.h"
 #include "lib/base/status_macros.h"
 #include "lib/kernels/activation.h"
 #include "lib/kernels/linear.h"
@@ -41,10 +45,15 @@ void RmsNorm(Precision precision, const float* x, std::span<const float> weight,
 
 class HostBackend : public Backend {
  public:
-  HostBackend(const ModelWeights& weights, const HostBackendOptions& options)
+  // collective: how this rank of the plan meets the others; null when it is the only one.
+  HostBackend(const ModelWeights& weights, const HostBackendOptions& options, const ShardPlan& plan,
+              int rank, Collective* collective)
       : config_(weights.config),
         options_(options),
-        attention_shape_(weights.config),
+        plan_(plan),
+        rank_(rank),
+        collective_(collective),
+        attention_shape_(weights.config, plan.heads().of(rank).size()),
         rope_(weights.config),
         pool_(options.threads),
         cache_(options.precision, config_.num_hidden_layers, options.kv_pages,
@@ -59,14 +68,23 @@ class HostBackend : public Backend {
   }
 
   absl::Status Load(const ModelWeights& weights) {
-    TANDEM_ASSIGN_OR_RETURN(weights_, LoadHostWeights(weights, options_, pool_));
+    TANDEM_ASSIGN_OR_RETURN(weights_, LoadHostWeights(weights, options_, pool_, {&plan_, rank_}));
+    const ShardRange& heads = plan_.heads().of(rank_);
+    const int64_t token_bytes =
+        KvCache::BytesPerToken(options_.precision, config_.num_hidden_layers, config_.kv_row_dim());
+    base::LogInfo("rank_loaded", {{"rank", rank_},
+                                  {"of", plan_.ranks()},
+                                  {"first_head", heads.begin},
+                                  {"heads", heads.size()},
+                                  {"weight_bytes", weights_.size_bytes()},
+                                  {"kv_bytes", options_.kv_pages * kPageTokens * token_bytes}});
     return absl::OkStatus();
   }
 
   const BackendInfo& info() const override { return info_; }
 
   std::unique_ptr<DeviceRows> NewRows(RowShape shape, int64_t rows) override {
-    const int64_t heads = config_.num_attention_heads;
+    const int64_t heads = attention_shape_.heads;
     const int64_t cols = shape == RowShape::kHidden    ? config_.hidden_size
                          : shape == RowShape::kQueries ? heads * config_.qk_head_dim()
                                                        : heads * config_.v_head_dim;
@@ -91,9 +109,14 @@ class HostBackend : public Backend {
 
   void Embed(DeviceRows& x) override {
     const auto noted = Note("embed", -1);
-    for (int64_t r = 0; r < slot_->step.rows(); ++r) {
-      weights_.embedding.ReadRow(slot_->step.token_ids[r], AsHost(x).row(r));
+    const int64_t rows = slot_->step.rows();
+    const bool whole = collective_ == nullptr;
+    const int64_t stride = whole ? config_.hidden_size : weights_.embedding_split.part_max();
+    float* to = whole ? AsHost(x).row(0) : Part(rows * stride);
+    for (int64_t r = 0; r < rows; ++r) {
+      weights_.embedding.ReadRow(slot_->step.token_ids[r], to + r * stride);
     }
+    if (!whole) Gather(weights_.embedding_split, to, AsHost(x).row(0));
   }
 
   void Norm(int64_t layer, NormSite site, const DeviceRows& x, DeviceRows& out) override {
@@ -148,8 +171,15 @@ class HostBackend : public Backend {
 
   void AddAttentionOutput(int64_t layer, const DeviceRows& attended, DeviceRows& x) override {
     const auto noted = Note("attention output", layer);
-    const HostLinear& o = weights_.layers[layer].o;
-    AddRows(Linear(o, AsHost(attended).row(0), o.inputs(), hidden_), AsHost(x));
+    const HostLayer& w = weights_.layers[layer];
+    const float* heads = AsHost(attended).row(0);
+    const int64_t cols = config_.num_attention_heads * config_.v_head_dim;
+    if (collective_ != nullptr) {
+      attended_.resize(std::max<size_t>(attended_.size(), slot_->step.rows() * cols));
+      Gather(plan_.attended(), heads, attended_.data());
+      heads = attended_.data();
+    }
+    AddRows(WholeLinear(w.o, w.o_split, heads, cols, hidden_), AsHost(x));
   }
 
   void AddDenseFfn(int64_t layer, const DeviceRows& h, DeviceRows& x) override {
@@ -160,6 +190,7 @@ class HostBackend : public Backend {
 
   void StartRoute(int64_t layer, const DeviceRows& h,
                   const std::vector<uint32_t>* forced_ids) override {
+    if (rank_ > 0) return;  // the first rank chooses for all
     const auto noted = Note("route", layer);
     const HostLayer& w = weights_.layers[layer];
     const int64_t k = config_.num_experts_per_tok, experts = config_.n_routed_experts;
@@ -179,6 +210,7 @@ class HostBackend : public Backend {
   }
 
   void StartReadRows(const DeviceRows& h) override {
+    if (rank_ > 0) return;
     const auto noted = Note("read rows", -1);
     const int64_t count = slot_->step.rows() * config_.hidden_size;
     std::byte* wire = slot_->wire.data();
@@ -221,7 +253,8 @@ class HostBackend : public Backend {
               config_.rms_norm_eps, hidden_.data() + r * hidden);
     }
     logits->resize(rows * config_.vocab_size);
-    weights_.head().ApplyUnrounded(pool_, scratch_, hidden_.data(), hidden, rows, logits->data(),
+    weights_.head().ApplyUnrounded(pool_, scratch_, hidden_.data(), hidden, rows,
+                                   logits->data() + weights_.vocab_split.of(rank_).begin,
                                    config_.vocab_size);
   }
 
@@ -284,6 +317,34 @@ class HostBackend : public Backend {
     return out.data();
   }
 
+  // The same for a layer whose outputs ranks share: whole rows [rows, split.total()].
+  const float* WholeLinear(const HostLinear& layer, const Split& split, const float* x,
+                           int64_t x_stride, std::vector<float>& out) {
+    if (collective_ == nullptr) return Linear(layer, x, x_stride, out);
+    const int64_t rows = slot_->step.rows(), stride = split.part_max();
+    float* part = Part(rows * stride);
+    layer.Apply(pool_, scratch_, x, x_stride, rows, part, stride);
+    out.resize(std::max<size_t>(out.size(), rows * split.total()));
+    Gather(split, part, out.data());
+    return out.data();
+  }
+
+  // Room for what this rank brings to a gather, until the next one.
+  float* Part(int64_t values) {
+    part_.resize(std::max<size_t>(part_.size(), values));
+    return part_.data();
+  }
+
+  // whole [rows, split.total()] from every rank's part [rows, split.part_max()]. After an error,
+  // which is the collective's and final, `whole` is anything.
+  void Gather(const Split& split, const float* part, float* whole) {
+    const int64_t rows = slot_->step.rows(), values = rows * split.part_max();
+    gathered_.resize(std::max<size_t>(gathered_.size(), values * split.ranks()));
+    const absl::Status status =
+        collective_->AllGather(part, gathered_.data(), values * sizeof(float), /*stream=*/nullptr);
+    if (status.ok()) MergeParts(split, rows, gathered_.data(), split.total(), whole);
+  }
+
   void ProjectQueries(const HostLayer& w, const HostRows& h, HostRows& q) {
     if (!w.q.empty()) {
       w.q.Apply(pool_, scratch_, h.row(0), h.cols(), slot_->step.rows(), q.row(0), q.cols());
@@ -300,7 +361,7 @@ class HostBackend : public Backend {
 
   // Rotates the rope part of each head's query.
   void RotateQueries(int64_t r, float* q) const {
-    for (int64_t head = 0; head < config_.num_attention_heads; ++head) {
+    for (int64_t head = 0; head < attention_shape_.heads; ++head) {
       Rotate(r, q + head * config_.qk_head_dim() + config_.qk_nope_head_dim);
     }
   }
@@ -319,15 +380,23 @@ class HostBackend : public Backend {
 
   // down(silu(gate h) * up h); the result lies in hidden_.
   const float* Ffn(const HostFfn& ffn, const HostRows& h) {
-    const int64_t inter = ffn.gate.outputs();
-    Linear(ffn.gate, h.row(0), h.cols(), gate_);
-    Linear(ffn.up, h.row(0), h.cols(), up_);
-    ForRows(slot_->step.rows(), [&](int64_t r) {
-      float* gate = gate_.data() + r * inter;
-      kernels::SwiGlu(gate, up_.data() + r * inter, gate, inter);
-      for (int64_t i = 0; i < inter; ++i) gate[i] = Rounded(gate[i]);
+    const int64_t rows = slot_->step.rows(), stride = ffn.inter.part_max();
+    gate_.resize(std::max<size_t>(gate_.size(), rows * stride));
+    up_.resize(std::max<size_t>(up_.size(), rows * stride));
+    ffn.gate.Apply(pool_, scratch_, h.row(0), h.cols(), rows, gate_.data(), stride);
+    ffn.up.Apply(pool_, scratch_, h.row(0), h.cols(), rows, up_.data(), stride);
+    ForRows(rows, [&](int64_t r) {
+      float* gate = gate_.data() + r * stride;
+      kernels::SwiGlu(gate, up_.data() + r * stride, gate, ffn.gate.outputs());
+      for (int64_t i = 0; i < ffn.gate.outputs(); ++i) gate[i] = Rounded(gate[i]);
     });
-    return Linear(ffn.down, gate_.data(), inter, hidden_);
+    const float* whole = gate_.data();
+    if (collective_ != nullptr) {
+      inter_.resize(std::max<size_t>(inter_.size(), rows * ffn.inter.total()));
+      Gather(ffn.inter, whole, inter_.data());
+      whole = inter_.data();
+    }
+    return WholeLinear(ffn.down, ffn.hidden, whole, ffn.inter.total(), hidden_);
   }
 
   void AddRows(const float* delta, HostRows& x) const {
@@ -338,6 +407,9 @@ class HostBackend : public Backend {
 
   const ModelConfig config_;
   const HostBackendOptions options_;
+  const ShardPlan plan_;
+  const int rank_;
+  Collective* const collective_;  // null: one rank
   const AttentionShape attention_shape_;
   const Rope rope_;
   base::ThreadPool pool_;
@@ -350,10 +422,44 @@ class HostBackend : public Backend {
   bool noting_ = false;
   std::vector<DeviceSpan> spans_;
   LinearScratch scratch_;
-  std::vector<float> hidden_, kv_, q_lora_, gate_, up_, router_logits_;  // results of the last use
+  // Results of the last use.
+  std::vector<float> hidden_, kv_, q_lora_, gate_, up_, router_logits_;
+  // Of several ranks: this one's part, all parts, and whole rows made of them.
+  std::vector<float> part_, gathered_, attended_, inter_;
 };
 
+absl::StatusOr<std::unique_ptr<Backend>> MakeRanks(const ModelWeights& weights,
+                                                   HostBackendOptions options,
+                                                   const ShardPlan& plan) {
+  options.threads = std::max(1, options.threads / options.ranks);
+  const auto group = InProcessGroup::Make(options.ranks, options.rank_wait_max);
+  ShardedOptions sharded;
+  sharded.ranks = options.ranks;
+  // A rank that waits for others is back after rank_wait_max, and a call has a few gathers: who
+  // takes longer than that twice is stuck alone.
+  sharded.call_max = 2 * options.rank_wait_max;
+  return ShardedBackend::Make(
+      weights.config,
+      [&](int rank) -> absl::StatusOr<RankParts> {
+        RankParts parts;
+        parts.collective = group->Rank(rank);
+        TANDEM_ASSIGN_OR_RETURN(parts.backend,
+                                MakeHostRank(weights, options, plan, rank, parts.collective.get()));
+        return parts;
+      },
+      sharded);
+}
+
 }  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeHostRank(const ModelWeights& weights,
+                                                      const HostBackendOptions& options,
+                                                      const ShardPlan& plan, int rank,
+                                                      Collective* collective) {
+  auto backend = std::make_unique<HostBackend>(weights, options, plan, rank, collective);
+  TANDEM_RETURN_IF_ERROR(backend->Load(weights));
+  return backend;
+}
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeHostBackend(const ModelWeights& weights,
                                                          const HostBackendOptions& options) {
@@ -369,9 +475,9 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeHostBackend(const ModelWeights& wei
     return absl::InvalidArgumentError(absl::StrCat("linear layers in format ", NameOf(format),
                                                    " need precision bf16, found f32"));
   }
-  auto backend = std::make_unique<HostBackend>(weights, options);
-  TANDEM_RETURN_IF_ERROR(backend->Load(weights));
-  return backend;
+  TANDEM_ASSIGN_OR_RETURN(const ShardPlan plan, ShardPlan::Make(weights.config, options.ranks));
+  if (options.ranks > 1) return MakeRanks(weights, options, plan);
+  return MakeHostRank(weights, options, plan, 0, nullptr);
 }
 
 }  // namespace tandem::gpu_worker

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -13,6 +14,7 @@
 #include "gpu_worker/backend/host/linear_format.h"
 #include "gpu_worker/backend/host/marlin_linear.h"
 #include "gpu_worker/backend/host/stored_linear.h"
+#include "gpu_worker/backend/shard/shard_plan.h"
 #include "lib/base/thread_pool.h"
 #include "lib/kernels/onednn_linear.h"
 #include "lib/model/model_weights.h"
@@ -24,6 +26,7 @@ struct LinearScratch {
   std::vector<uint16_t> x;        // [rows, cols] bf16
   kernels::MatrixInput stored_x;  // of layers in the file's format
   Fp8Inputs fp8_x;
+  std::vector<float> held_y;  // [rows, held outputs] of layers that hold more than they give
 };
 
 class HostLinear {
@@ -38,8 +41,11 @@ class HostLinear {
   // A layer in any format; other than native ones need bf16 precision and are for Apply and
   // ApplyUnrounded alone: ReadRow and ApplyRange are bugs then. Errors are those of Create in
   // stored_linear.h and its like, and of OneDnnLinear::Create.
+  // `own`: these outputs alone, with the bits that they have in the whole layer; the rows they need
+  // are read and no others. Null: all of them. An empty range makes an empty layer.
   static absl::StatusOr<HostLinear> Create(Precision precision, const LinearFormat& format,
-                                           const Matrix& matrix, base::ThreadPool& pool);
+                                           const Matrix& matrix, base::ThreadPool& pool,
+                                           const ShardRange* own = nullptr);
 
   int64_t outputs() const { return outputs_; }
   int64_t inputs() const { return inputs_; }
@@ -63,11 +69,17 @@ class HostLinear {
   bool IsNative() const {
     return onednn_ == nullptr && stored_ == nullptr && fp8_ == nullptr && marlin_ == nullptr;
   }
+  absl::Status MakeFormat(const LinearFormat& format, const Matrix& matrix, base::ThreadPool& pool);
+  // f32 sums of all held outputs, in a format that is not native.
+  void ApplyFormat(base::ThreadPool& pool, LinearScratch& scratch, const float* x, int64_t x_stride,
+                   int64_t rows, float* y, int64_t y_stride) const;
   void ApplyAll(base::ThreadPool& pool, LinearScratch& scratch, const float* x, int64_t x_stride,
                 int64_t rows, bool round, float* y, int64_t y_stride) const;
 
   Precision precision_ = Precision::kBf16;
   int64_t outputs_ = 0, inputs_ = 0;
+  // Outputs [skip_, skip_ + outputs_) of the held_ that the format has are this layer's.
+  int64_t held_ = 0, skip_ = 0;
   std::vector<uint16_t> bf16_;  // [outputs, inputs], bf16 precision; empty unless native
   std::unique_ptr<kernels::OneDnnLinear> onednn_;
   std::unique_ptr<StoredLinear> stored_;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "lib/base/check.h"
 
 namespace tandem::gpu_worker {
 
@@ -22,6 +23,33 @@ absl::Status ForAllOrError(base::ThreadPool& pool, int64_t count,
     }
   });
   return first_error;
+}
+
+namespace {
+
+// Rows [begin, end) of a view of `rows` rows.
+TensorView RowsOfView(const TensorView& view, int64_t begin, int64_t end) {
+  TensorView part = view;
+  part.name = absl::StrCat(view.name, "[", begin, ":", end, "]");
+  part.shape = {end - begin, view.cols()};
+  part.data = view.data + begin * view.row_bytes();
+  part.size_bytes = (end - begin) * view.row_bytes();
+  return part;
+}
+
+}  // namespace
+
+Matrix RowsOf(const Matrix& matrix, int64_t begin, int64_t end) {
+  TANDEM_CHECK(0 <= begin && begin < end && end <= matrix.rows());
+  if (begin == 0 && end == matrix.rows()) return matrix;
+  Matrix part = matrix;
+  part.view = RowsOfView(matrix.view, begin, end);
+  if (matrix.scale_inv.has_value()) {
+    const int64_t block = matrix.fp8_block_rows;
+    TANDEM_CHECK_EQ(begin % block, 0);
+    part.scale_inv = RowsOfView(*matrix.scale_inv, begin / block, (end + block - 1) / block);
+  }
+  return part;
 }
 
 absl::Status BadRow(const Matrix& matrix, int64_t row, const std::string& what) {

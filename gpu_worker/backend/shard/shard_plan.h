@@ -34,6 +34,7 @@ class Split {
 
   int ranks() const { return static_cast<int>(ranges_.size()); }
   const ShardRange& of(int rank) const { return ranges_[rank]; }
+  int64_t total() const { return ranges_.back().end; }
   int64_t part_max() const;  // size of the largest range: what every rank gathers
   // The same ranges in units of `scale`: heads to the outputs or columns that belong to them.
   Split Scaled(int64_t scale) const;
