@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "lib/base/check.h"
 #include "tests/engine/harness.h"
 #include "tests/engine/tolerance.h"
 
