@@ -2,45 +2,76 @@
 
 #include <algorithm>
 
+#include "gpu_worker/backend/cuda/kernels/linear/hopper_fp8.h"
 #include "gpu_worker/backend/cuda/kernels/linear/linear_kernels.h"
+#include "gpu_worker/backend/cuda/kernels/linear/portable_layout.h"
 #include "lib/base/check.h"
 
 namespace tandem::gpu_worker::cuda {
 namespace {
 
 constexpr int64_t kAlignBytes = 256;
+constexpr int64_t kCopyBytes = 16;  // what cp.async takes, and how its source must be aligned
 
-// Which kernel does a product.
-enum class Path { kReference };
+// Which kernel of this file's interface does a product (Linear asks for Hopper's before). Must not
+// depend on the rows: kernels differ in bits.
+enum class Path { kReference, kPortable, kPortableF32 };
 
-Path Choose(Kernels, const DeviceMatrix&) { return Path::kReference; }
+Path Choose(Kernels kernels, const DeviceMatrix& w) {
+  if (kernels == Kernels::kReference) return Path::kReference;
+  return w.format.kind == WeightKind::kF32 ? Path::kPortableF32 : Path::kPortable;
+}
 
-// Offsets into the workspace of one chunk of rows.
+// Whether the kernel reads prepared inputs (PrepareInputs) in any case, and whether it may.
+bool AlwaysPrepares(const DeviceMatrix& w) { return w.format.kind == WeightKind::kFp8; }
+bool MayPrepare(Path path, const DeviceMatrix& w) {
+  return AlwaysPrepares(w) || path == Path::kPortable;
+}
+
+// The portable kernel copies 16 bytes of a row at a time, which have to be aligned, and all of them
+// inputs.
+bool CanBeRead(const LinearArgs& args) {
+  constexpr int64_t kValues = kCopyBytes / 2;
+  return reinterpret_cast<uintptr_t>(args.x) % kCopyBytes == 0 && args.x_stride % kValues == 0 &&
+         (args.w.batch == 1 || args.x_batch_stride % kValues == 0) && args.w.inputs % kValues == 0;
+}
+
+int64_t SplitsOf(Path path, const DeviceMatrix& w) {
+  return path == Path::kPortable ? SplitsOfLinear(w.outputs, w.inputs, w.batch) : 1;
+}
+
+// Offsets into the workspace of one chunk of rows; prepared inputs come first.
 struct Layout {
-  int64_t scales = 0, bytes = 0;  // the numbers come first
+  int64_t scales = 0, partials = 0, bytes = 0;
 };
 
-Layout LayoutOf(const DeviceMatrix& w, int64_t rows) {
-  Layout layout;
-  if (w.format.kind != WeightKind::kFp8) return layout;
+Layout LayoutOf(Path path, const DeviceMatrix& w, int64_t rows) {
   const int64_t k_padded = RoundUpTo(w.inputs, kInputsMultiple);
-  layout.scales = RoundUpTo(w.batch * rows * k_padded * 2, kAlignBytes);
-  layout.bytes =
-      layout.scales + w.batch * k_padded / kFp8ScaleBlock * RoundUpTo(rows, kRowTileMax) * 4;
+  Layout layout;
+  if (MayPrepare(path, w)) layout.scales = RoundUpTo(w.batch * rows * k_padded * 2, kAlignBytes);
+  layout.partials = layout.scales;
+  if (AlwaysPrepares(w)) {
+    layout.partials +=
+        w.batch * k_padded / kFp8ScaleBlock * RoundUpTo(rows, kRowTileMax) * int64_t{4};
+  }
+  layout.partials = RoundUpTo(layout.partials, kAlignBytes);
+  layout.bytes = layout.partials + PartialBytes(w, rows, SplitsOf(path, w));
   return layout;
 }
 
+std::byte* Workspace(const LinearArgs& args) { return static_cast<std::byte*>(args.workspace); }
+
 InputRows Prepare(const LinearArgs& args, const InputRows& x, int64_t rows, const Layout& layout,
                   Stream stream) {
-  auto* const workspace = static_cast<std::byte*>(args.workspace);
-  PrepareInputsArgs prepare = {.x = x,
-                               .rows = rows,
-                               .inputs = args.w.inputs,
-                               .batch = args.w.batch,
-                               .quantize = args.w.format.kind == WeightKind::kFp8,
-                               .numbers = reinterpret_cast<uint16_t*>(workspace),
-                               .scales = reinterpret_cast<float*>(workspace + layout.scales),
-                               .scale_rows = RoundUpTo(rows, kRowTileMax)};
+  const PrepareInputsArgs prepare = {
+      .x = x,
+      .rows = rows,
+      .inputs = args.w.inputs,
+      .batch = args.w.batch,
+      .quantize = AlwaysPrepares(args.w),
+      .numbers = reinterpret_cast<uint16_t*>(Workspace(args)),
+      .scales = reinterpret_cast<float*>(Workspace(args) + layout.scales),
+      .scale_rows = RoundUpTo(rows, kRowTileMax)};
   PrepareInputs(prepare, stream);
   const int64_t k_padded = RoundUpTo(args.w.inputs, kInputsMultiple);
   return {prepare.numbers, k_padded,       rows * k_padded,
@@ -50,29 +81,41 @@ InputRows Prepare(const LinearArgs& args, const InputRows& x, int64_t rows, cons
 // Rows [begin, begin + rows).
 void LinearChunk(const LinearArgs& args, int64_t begin, int64_t rows, Stream stream) {
   const DeviceMatrix& w = args.w;
-  InputRows x = {
+  const Path path = Choose(args.kernels, w);
+  const Layout layout = LayoutOf(path, w, rows);
+  const InputRows given = {
       static_cast<const std::byte*>(args.x) + begin * args.x_stride * BytesOf(args.x_storage),
       args.x_stride, args.x_batch_stride, args.x_storage};
   const OutputRows y = {
       static_cast<std::byte*>(args.y) + begin * args.y_stride * BytesOf(args.y_storage),
       args.y_stride, args.y_batch_stride, args.y_storage};
-  const Layout layout = LayoutOf(w, rows);
-  if (w.format.kind == WeightKind::kFp8) x = Prepare(args, x, rows, layout, stream);
-  switch (Choose(args.kernels, w)) {
-    case Path::kReference:
-      return LinearReference(w, x, y, rows, stream);
-  }
+  const bool prepare = AlwaysPrepares(w) || (path == Path::kPortable && !CanBeRead(args));
+  const InputRows x = prepare ? Prepare(args, given, rows, layout, stream) : given;
+  if (path == Path::kReference) return LinearReference(w, x, y, rows, stream);
+  const PortableArgs portable = {
+      .w = w,
+      .x = x,
+      .x_inputs = prepare ? RoundUpTo(w.inputs, kInputsMultiple) : w.inputs,
+      .y = y,
+      .rows = rows,
+      .splits = SplitsOf(path, w),
+      .partials = reinterpret_cast<float*>(Workspace(args) + layout.partials)};
+  path == Path::kPortableF32 ? LinearPortableF32(portable, stream)
+                             : LinearPortable(portable, stream);
 }
 
 }  // namespace
 
-size_t LinearWorkspaceBytes(Kernels, const DeviceMatrix& w, int64_t rows) {
-  return static_cast<size_t>(LayoutOf(w, std::min(rows, kRowsAtOnce)).bytes);
+size_t LinearWorkspaceBytes(Kernels kernels, const DeviceMatrix& w, int64_t rows) {
+  if (HasHopperFp8(kernels, w)) return HopperFp8WorkspaceBytes(w, rows);
+  const Path path = Choose(kernels, w);
+  return static_cast<size_t>(LayoutOf(path, w, std::min(rows, kRowsAtOnce)).bytes);
 }
 
 void Linear(const LinearArgs& args, Stream stream) {
   TANDEM_CHECK(args.w.format.kind == WeightKind::kF32 || args.x_storage == Storage::kBf16);
   TANDEM_CHECK_GE(args.workspace_bytes, LinearWorkspaceBytes(args.kernels, args.w, args.rows));
+  if (HasHopperFp8(args.kernels, args.w)) return LinearHopperFp8(args, stream);
   for (int64_t begin = 0; begin < args.rows; begin += kRowsAtOnce) {
     LinearChunk(args, begin, std::min(kRowsAtOnce, args.rows - begin), stream);
   }

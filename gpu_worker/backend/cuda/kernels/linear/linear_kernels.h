@@ -59,4 +59,21 @@ void PrepareInputs(const PrepareInputsArgs& args, Stream stream);
 void LinearReference(const DeviceMatrix& w, const InputRows& x, const OutputRows& y, int64_t rows,
                      Stream stream);
 
+// The weight-streaming family (portable_layout.h). x: bf16 whose rows begin at multiples of 16
+// bytes and of which x_inputs may be read, a multiple of 8; fp8: prepared, with scales. splits:
+// parts of the sums over the inputs; `partials` (f32, PartialBytes) where it is not 1. f32 weights:
+// any x, no splits.
+struct PortableArgs {
+  DeviceMatrix w;
+  InputRows x;
+  int64_t x_inputs = 0;
+  OutputRows y;
+  int64_t rows = 0;
+  int64_t splits = 1;
+  float* partials = nullptr;
+};
+void LinearPortable(const PortableArgs& args, Stream stream);
+void LinearPortableF32(const PortableArgs& args, Stream stream);
+int64_t PartialBytes(const DeviceMatrix& w, int64_t rows, int64_t splits);
+
 }  // namespace tandem::gpu_worker::cuda
