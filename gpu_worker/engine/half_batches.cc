@@ -9,6 +9,11 @@
 namespace tandem::gpu_worker {
 namespace {
 
+// Rows each expert should have in each half, on average: with fewer its time is that of reading its
+// weights, which two halves do twice. Expert kernels work on blocks of 16 rows; with two blocks the
+// second finds the weights in the cache.
+constexpr int64_t kRowsOfExpertMin = 32;
+
 // All segments of one sequence.
 struct Group {
   std::vector<size_t> segments;  // indices into the step's, ascending
@@ -91,6 +96,11 @@ std::vector<HalfBatch> SplitStep(const ModelConfig& config, const StepBatch& ste
                                    PartOf(step, std::move(segments[1]))};
   if (halves[0].step.rows() < halves[1].step.rows()) std::swap(halves[0], halves[1]);
   return halves;
+}
+
+int64_t DefaultHalfRowsMin(const ModelConfig& config, const BackendInfo& backend) {
+  if (!backend.asynchronous || config.num_experts_per_tok == 0) return 0;
+  return 2 * kRowsOfExpertMin * config.n_routed_experts / config.num_experts_per_tok;
 }
 
 }  // namespace tandem::gpu_worker

@@ -29,4 +29,9 @@ int64_t SegmentCost(const ModelConfig& config, const Segment& segment);
 std::vector<HalfBatch> SplitStep(const ModelConfig& config, const StepBatch& step,
                                  std::span<const int64_t> owners, int64_t rows_min);
 
+// rows_min where nobody has said anything: 0 on a backend that needs the calling thread, where
+// nothing would overlap; else so many rows that halves do not make the expert workers read their
+// weights twice as often for the same arithmetic.
+int64_t DefaultHalfRowsMin(const ModelConfig& config, const BackendInfo& backend);
+
 }  // namespace tandem::gpu_worker

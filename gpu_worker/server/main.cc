@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "gpu_worker/engine/engine.h"
+#include "gpu_worker/engine/trace_file.h"
 #include "gpu_worker/server/engine_runner.h"
 #include "gpu_worker/server/engine_service.h"
 #include "gpu_worker/server/make_backend.h"
@@ -22,6 +23,7 @@
 #include "lib/base/log.h"
 #include "lib/base/program.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/text_file.h"
 #include "lib/kernels/kernel_table.h"
 #include "lib/model/recipe_linear.h"
 #include "lib/model/recipe_sources.h"
@@ -102,13 +104,29 @@ std::string WorkerId() {
   return absl::StrCat("gpu-", getpid(), "-", absl::Hex(absl::ToUnixMicros(absl::Now())));
 }
 
-// Until a stop is asked for: tells the coordinator which placement is in use, and says in the log
-// when it is refused.
-void Serve(rpc::MemberAgent& agent) {
+// Replaces the trace file by what there is now.
+absl::Status WriteTrace(const WorkerOptions& options, const StepTrace& trace) {
+  const auto steps = trace.Steps();
+  TANDEM_RETURN_IF_ERROR(base::ReplaceFile(options.trace, TraceJson(steps)));
+  if (!steps.empty()) {
+    base::LogInfo("trace_written", {{"file", options.trace}, {"steps", steps.size()}});
+  }
+  return absl::OkStatus();
+}
+
+// Until a stop is asked for: tells the coordinator which placement is in use, says in the log when
+// it is refused, and writes the trace once its steps are there.
+void Serve(rpc::MemberAgent& agent, const WorkerOptions& options, const StepTrace& trace) {
+  bool trace_due = !options.trace.empty();
   uint64_t epoch_told = 0;
   absl::Status refusal_told;
   agent.SetState(membership::v1::WORKER_STATE_READY, 0, 0);
   while (!base::WaitForStop(kEpochInterval)) {
+    if (trace_due && trace.steps_seen() >= trace.steps_max()) {
+      trace_due = false;
+      const absl::Status written = WriteTrace(options, trace);
+      if (!written.ok()) base::LogError("trace_not_written", {{"why", written.ToString()}});
+    }
     const auto placement = agent.placement();
     if (placement != nullptr && placement->epoch() != epoch_told) {
       epoch_told = placement->epoch();
@@ -197,7 +215,11 @@ absl::Status Run(const GivenFlags& given, WorkerOptions options) {
   std::atomic<rpc::MemberAgent*> membership = nullptr;
   WorkerPool workers(PoolOptions(membership, options));
   ExpertLink experts(workers, {weights.digest, absl::Seconds(options.expert_patience_seconds)});
-  Engine engine(weights.config, *backend, &experts);
+  StepTrace trace(options.trace_steps);
+  if (!options.trace.empty()) TANDEM_RETURN_IF_ERROR(WriteTrace(options, trace));
+  const int64_t half_rows_min = HalfRowsMin(options, weights.config, backend->info());
+  Engine engine(weights.config, *backend, &experts,
+                {half_rows_min, options.trace.empty() ? nullptr : &trace});
   EngineMetrics engine_metrics(metrics, backend->info().kv_pages);
   EngineRunner runner(engine, &experts, engine_metrics);
   const std::string worker_id = WorkerId();
@@ -223,12 +245,14 @@ absl::Status Run(const GivenFlags& given, WorkerOptions options) {
                                        {"precision", options.precision},
                                        {"linear", FormatsText(opened.linear)},
                                        {"expert_transport", options.expert_transport},
+                                       {"half_batches_from_rows", half_rows_min},
                                        {"kv_pages", backend->info().kv_pages},
                                        {"threads", ThreadsOf(options)},
                                        {"version", base::VersionString()}});
-  Serve(*agent);
+  Serve(*agent, options, trace);
   ready = false;
   Drain(*agent, *server, *service, runner, absl::Seconds(options.drain_seconds));
+  if (!options.trace.empty()) TANDEM_RETURN_IF_ERROR(WriteTrace(options, trace));
   base::LogInfo("gpu_worker_stopped");
   return absl::OkStatus();
 }

@@ -5,9 +5,11 @@
 #include <thread>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/host/kv_cache.h"
 #include "gpu_worker/backend/host/linear_format.h"
+#include "gpu_worker/engine/half_batches.h"
 #include "lib/base/check.h"
 #include "lib/base/log.h"
 #include "lib/base/status_macros.h"
@@ -42,22 +44,15 @@ LinearChoice ChoiceOf(const WorkerOptions& options) {
   return choice;
 }
 
-}  // namespace
+// CLI11's way of checking a word: empty when it is one.
+std::string IsHalfBatches(const std::string& text) {
+  int64_t rows = 0;
+  if (text == "auto" || text == "off" || (absl::SimpleAtoi(text, &rows) && rows >= 2)) return "";
+  return absl::StrCat("--half-batches: expected auto, off or at least 2 rows, found ", text);
+}
 
-void AddWorkerOptions(CLI::App& app, WorkerOptions* o) {
-  app.add_option("--model", o->model, "Model folder or GGUF file; experts are not read")
-      ->required();
-  app.add_option("--recipe", o->recipe,
-                 "Recipe that names sources, linear formats and attention; --model is its "
-                 "${model}, and --attention, --precision and --linear win over it");
-  app.add_option("--coordinator", o->coordinator, "Coordinator's host:port")->required();
-  app.add_option("--listen", o->listen, "Address for step plans; port 0 takes any")
-      ->capture_default_str();
-  app.add_option(
-      "--advertise", o->advertise,
-      "host or host:port the coordinator reaches this worker at, when it listens on 0.0.0.0");
-  app.add_option("--admin-listen", o->admin_listen, "Address of /metrics, /healthz, /readyz")
-      ->capture_default_str();
+// How layers are computed.
+void AddComputeOptions(CLI::App& app, WorkerOptions* o) {
   app.add_option("--backend", o->backend, "host or cuda")
       ->capture_default_str()
       ->check(CLI::IsMember({"host", "cuda"}));
@@ -91,6 +86,50 @@ void AddWorkerOptions(CLI::App& app, WorkerOptions* o) {
   app.add_option("--precision", o->precision, "bf16 or f32")
       ->capture_default_str()
       ->check(CLI::IsMember({"bf16", "f32"}));
+}
+
+// How expert workers are asked, and how that is looked at.
+void AddExpertOptions(CLI::App& app, WorkerOptions* o) {
+  app.add_option("--expert-transport", o->expert_transport,
+                 "How expert workers are asked: auto (shared memory on the same host, gRPC "
+                 "elsewhere), grpc or shm")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "grpc", "shm"}));
+  app.add_option("--half-batches", o->half_batches,
+                 "Rows from which on a step of several sequences goes as two halves, the experts "
+                 "of one asked while the device works on the other: a number, off, or auto (off on "
+                 "the host backend)")
+      ->capture_default_str()
+      ->check(IsHalfBatches);
+  app.add_option("--trace", o->trace,
+                 "File for a time line of the last steps, for ui.perfetto.dev (docs/trace.md); "
+                 "written after --trace-steps steps and at the end");
+  app.add_option("--trace-steps", o->trace_steps, "Steps that --trace keeps")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{1}, int64_t{100'000}));
+  app.add_option(
+         "--expert-patience-seconds", o->expert_patience_seconds,
+         "How long an expert without a reachable worker is tried again before its sequences fail")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 3600.0));
+}
+
+}  // namespace
+
+void AddWorkerOptions(CLI::App& app, WorkerOptions* o) {
+  app.add_option("--model", o->model, "Model folder or GGUF file; experts are not read")
+      ->required();
+  app.add_option("--recipe", o->recipe,
+                 "Recipe that names sources, linear formats and attention; --model is its "
+                 "${model}, and --attention, --precision and --linear win over it");
+  app.add_option("--coordinator", o->coordinator, "Coordinator's host:port")->required();
+  app.add_option("--listen", o->listen, "Address for step plans; port 0 takes any")
+      ->capture_default_str();
+  app.add_option(
+      "--advertise", o->advertise,
+      "host or host:port the coordinator reaches this worker at, when it listens on 0.0.0.0");
+  app.add_option("--admin-listen", o->admin_listen, "Address of /metrics, /healthz, /readyz")
+      ->capture_default_str();
   app.add_option(
          "--routing", o->routing,
          "For GGUF files without routing keys: assume what the model was trained with, or as-file")
@@ -107,19 +146,11 @@ void AddWorkerOptions(CLI::App& app, WorkerOptions* o) {
   app.add_option("--threads", o->threads, "Threads of the host backend; 0: one per core")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024));
-  app.add_option("--expert-transport", o->expert_transport,
-                 "How expert workers are asked: auto (shared memory on the same host, gRPC "
-                 "elsewhere), grpc or shm")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "grpc", "shm"}));
-  app.add_option(
-         "--expert-patience-seconds", o->expert_patience_seconds,
-         "How long an expert without a reachable worker is tried again before its sequences fail")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0, 3600.0));
   app.add_option("--drain-seconds", o->drain_seconds, "How long sequences may go on after SIGTERM")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 86400.0));
+  AddComputeOptions(app, o);
+  AddExpertOptions(app, o);
 }
 
 GivenFlags GivenFlagsOf(const CLI::App& app) {
@@ -183,6 +214,14 @@ int64_t KvPages(const WorkerOptions& options, const ModelConfig& config, Precisi
     tokens = std::min(config.max_position_embeddings, AvailableBytes() / 4 / token_bytes);
   }
   return std::max<int64_t>(1, (tokens + kPageTokens - 1) / kPageTokens);
+}
+
+int64_t HalfRowsMin(const WorkerOptions& options, const ModelConfig& config,
+                    const BackendInfo& backend) {
+  if (options.half_batches == "off") return 0;
+  int64_t rows = 0;
+  if (absl::SimpleAtoi(options.half_batches, &rows)) return rows;
+  return DefaultHalfRowsMin(config, backend);
 }
 
 absl::StatusOr<std::string> AdvertisedAddress(const WorkerOptions& options,

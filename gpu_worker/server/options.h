@@ -34,6 +34,9 @@ struct WorkerOptions {
   std::string precision = "bf16";
   std::string routing = "assume";
   std::string expert_transport = "auto";
+  std::string half_batches = "auto";
+  std::string trace;  // path; empty: no trace
+  int64_t trace_steps = 64;
   int64_t kv_tokens = 0;
   int64_t rows_max = 512;
   int threads = 0;
@@ -73,6 +76,10 @@ absl::Status CheckWorkerOptions(const WorkerOptions& options);
 // memory that is free
 // (/proc/meminfo) and at least one page.
 int64_t KvPages(const WorkerOptions& options, const ModelConfig& config, Precision precision);
+
+// Rows from which on a step goes as two halves, by --half-batches; 0: never.
+int64_t HalfRowsMin(const WorkerOptions& options, const ModelConfig& config,
+                    const BackendInfo& backend);
 
 // The address others reach this worker at: --advertise (a port 0 or none is replaced by the real
 // one), or where it listens. INVALID_ARGUMENT when it listens on all addresses and --advertise is
