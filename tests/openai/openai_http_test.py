@@ -453,7 +453,8 @@ def test_keys_and_limits(checks):
             )
             # The two that were let in are cancelled with the third, but not in the same instant.
             small = {"prompt": "a", "max_tokens": 1}
-            checks.expect("the queue empties", eventually(lambda: ask(http, "POST", COMPLETIONS, small, key)[0] == 200), "")
+            let_in = eventually(lambda: ask(http, "POST", COMPLETIONS, small, key)[0] == 200)
+            checks.expect("the queue empties", let_in, "")
             test_drain(checks, cluster, http, key)
     finally:
         for name in environment:

@@ -24,8 +24,8 @@ struct UpOptions {
   std::string log_dir;
   std::string state_file;
   // Handed on as they are; empty: the program's default.
-  std::string backend, kernels, precision, attention, routing, kv_tokens, rows_max, linear, marlin_group,
-      expert_transport;  // GPU worker
+  std::string backend, kernels, precision, attention, routing, kv_tokens, rows_max, linear,
+      marlin_group, expert_transport;  // GPU worker
   std::string replicas, replace_after_seconds, prefill_chunk, sequences_max,
       context_tokens;                                            // coordinator
   std::string lease_seconds, ready_wait_seconds, drain_seconds;  // coordinator
