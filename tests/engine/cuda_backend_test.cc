@@ -117,6 +117,16 @@ const Setting kAgainstHost[] = {
      LinearKernel::kMarlin8, true},
     {"marlin4_64_reference", Precision::kBf16, AttentionKernel::kFlash, Kernels::kReference,
      LinearFormat(LinearKernel::kMarlin4, 64), true},
+    {"bf16_portable", Precision::kBf16, AttentionKernel::kFlash, Kernels::kPortable,
+     LinearKernel::kNative, true},
+    {"bf16_portable_attention", Precision::kBf16, AttentionKernel::kReference, Kernels::kPortable,
+     LinearKernel::kNative, false},
+    {"fp8_portable", Precision::kBf16, AttentionKernel::kFlash, Kernels::kPortable,
+     LinearKernel::kFp8, true},
+    {"marlin8_portable", Precision::kBf16, AttentionKernel::kFlash, Kernels::kPortable,
+     LinearKernel::kMarlin8, true},
+    {"marlin4_portable", Precision::kBf16, AttentionKernel::kFlash, Kernels::kPortable,
+     LinearKernel::kMarlin4, true},
 };
 INSTANTIATE_TEST_SUITE_P(Formats, AgainstHost, testing::ValuesIn(kAgainstHost),
                          [](const auto& info) { return info.param.name; });
@@ -208,6 +218,14 @@ TEST_P(Invariance, MixedStepsDoNotMatter) {
 const Setting kInvariant[] = {
     {"bf16_reference", Precision::kBf16, AttentionKernel::kFlash, Kernels::kReference,
      LinearKernel::kNative, true},
+    {"bf16_portable", Precision::kBf16, AttentionKernel::kFlash, Kernels::kPortable,
+     LinearKernel::kNative, true},
+    {"bf16_portable_eager", Precision::kBf16, AttentionKernel::kFlash, Kernels::kPortable,
+     LinearKernel::kNative, false},
+    {"fp8_portable", Precision::kBf16, AttentionKernel::kFlash, Kernels::kPortable,
+     LinearKernel::kFp8, true},
+    {"marlin4_portable", Precision::kBf16, AttentionKernel::kFlash, Kernels::kPortable,
+     LinearKernel::kMarlin4, true},
 };
 INSTANTIATE_TEST_SUITE_P(Formats, Invariance, testing::ValuesIn(kInvariant),
                          [](const auto& info) { return info.param.name; });
