@@ -27,6 +27,9 @@ class Collective {
   // stream with those of threads, where it is there on return and `part` may be written again.
   virtual absl::Status AllGather(const void* part, void* whole, size_t bytes,
                                  CUstream_st* stream) = 0;
+  // Call after launching a captured graph with gathers in it: what is on `stream` now has to be
+  // through in time. Other gathers are watched anyway, as are those that return with the data.
+  virtual void Watch(CUstream_st* stream) { (void)stream; }
   // Returns when all ranks have called it.
   virtual absl::Status Barrier() = 0;
 
