@@ -80,17 +80,22 @@ class InProcessWorker : public rpc::Transport {
   void Call(const rpc::OutgoingCall& call, absl::Duration timeout, Done done) override {
     const ExpertRows rows = rpc::ToMessage(call);
     cluster_.calls.push_back(rows);
-    if (cluster_.fault) {
-      if (absl::Status status = cluster_.fault(address_, rows); !status.ok()) return done(status);
-    }
-    absl::StatusOr<ExpertSums> sums = ComputeExperts(cluster_.model_, rows);
-    if (sums.ok() && cluster_.tamper) cluster_.tamper(rows, &*sums);
-    if (!sums.ok()) return done(sums.status());
-    done(rpc::AnswerOf(*std::move(sums), address_));
+    absl::StatusOr<rpc::Answer> answer = AnswerTo(rows);
+    if (!cluster_.deliver) return done(std::move(answer));
+    cluster_.deliver(address_, [done = std::move(done), answer = std::move(answer)]() mutable {
+      done(std::move(answer));
+    });
   }
   const std::string& address() const override { return address_; }
 
  private:
+  absl::StatusOr<rpc::Answer> AnswerTo(const ExpertRows& rows) {
+    if (cluster_.fault) TANDEM_RETURN_IF_ERROR(cluster_.fault(address_, rows));
+    TANDEM_ASSIGN_OR_RETURN(ExpertSums sums, ComputeExperts(cluster_.model_, rows));
+    if (cluster_.tamper) cluster_.tamper(rows, &sums);
+    return rpc::AnswerOf(std::move(sums), address_);
+  }
+
   InProcessCluster& cluster_;
   const std::string address_;
 };

@@ -51,6 +51,9 @@ class InProcessCluster {
   Fault fault;
   // Called after each answer is computed, and may spoil it.
   std::function<void(const experts::v1::ExpertRows&, experts::v1::ExpertSums*)> tamper;
+  // Set: takes each answer (or fault) instead of its being given at once, and calls it once, from
+  // any thread, now or later, also after everything else is gone.
+  std::function<void(const std::string& address, std::function<void()> answer)> deliver;
   std::vector<experts::v1::ExpertRows> calls;  // all that were sent, in order
 
  private:
