@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -96,23 +97,24 @@ class Events {
   std::vector<Timed> timed_;
 };
 
-// Tracks of expert workers. Calls of both halves may be with one worker at once, so a worker has as
-// many as it had calls at one time.
-class WorkerTracks {
+// Tracks of things that may overlap, as the calls of both halves do that are with one worker: a
+// name has as many tracks as it had spans at one time.
+class Lanes {
  public:
+  Lanes(int group, Events& events) : group_(group), events_(events) {}
+
   // Spans come in the order of their begins.
-  Place For(const FrameSpan& frame, Events& events) {
-    std::vector<Lane>& lanes = lanes_[frame.worker];
+  Place For(const std::string& name, int64_t begin_ns, int64_t end_ns) {
+    std::vector<Lane>& lanes = lanes_[name];
     for (Lane& lane : lanes) {
-      if (lane.busy_until_ns > frame.begin_ns) continue;
-      lane.busy_until_ns = frame.end_ns;
-      return {kWorkerGroup, lane.track};
+      if (lane.busy_until_ns > begin_ns) continue;
+      lane.busy_until_ns = end_ns;
+      return {group_, lane.track};
     }
-    lanes.push_back({++tracks_, frame.end_ns});
-    const Place place{kWorkerGroup, tracks_};
-    events.Name(
-        "thread_name", place,
-        lanes.size() == 1 ? frame.worker : absl::StrCat(frame.worker, " (", lanes.size(), ")"));
+    lanes.push_back({++tracks_, end_ns});
+    const Place place{group_, tracks_};
+    events_.Name("thread_name", place,
+                 lanes.size() == 1 ? name : absl::StrCat(name, " (", lanes.size(), ")"));
     return place;
   }
 
@@ -121,9 +123,20 @@ class WorkerTracks {
     int track = 0;
     int64_t busy_until_ns = 0;
   };
+  const int group_;
+  Events& events_;
   std::map<std::string, std::vector<Lane>> lanes_;
   int tracks_ = 0;
 };
+
+const char* HalfName(int slot) { return slot == 0 ? "half A" : "half B"; }
+
+template <typename Span>
+std::vector<Span> InOrder(std::vector<Span> spans) {
+  std::stable_sort(spans.begin(), spans.end(),
+                   [](const Span& a, const Span& b) { return a.begin_ns < b.begin_ns; });
+  return spans;
+}
 
 std::string LayerArgs(int64_t layer) {
   return layer < 0 ? "" : absl::StrFormat(R"("layer":%d)", layer);
@@ -132,13 +145,10 @@ std::string LayerArgs(int64_t layer) {
 void AddTracks(Events& events) {
   const std::pair<int, const char*> groups[] = {
       {kHostGroup, "engine"}, {kDeviceGroup, "device"}, {kWorkerGroup, "expert workers"}};
-  for (const auto& [group, name] : groups) {
-    events.Name("process_name", {group, 0}, name);
-    if (group == kWorkerGroup) continue;
-    if (group == kHostGroup) events.Name("thread_name", {group, TrackOf(kNoSlot)}, "steps");
-    for (int slot = 0; slot < kStepSlots; ++slot) {
-      events.Name("thread_name", {group, TrackOf(slot)}, slot == 0 ? "half A" : "half B");
-    }
+  for (const auto& [group, name] : groups) events.Name("process_name", {group, 0}, name);
+  events.Name("thread_name", {kHostGroup, TrackOf(kNoSlot)}, "steps");
+  for (int slot = 0; slot < kStepSlots; ++slot) {
+    events.Name("thread_name", {kHostGroup, TrackOf(slot)}, HalfName(slot));
   }
 }
 
@@ -156,7 +166,7 @@ void AddFrame(const TracedStep& step, const FrameSpan& frame, Place place, int64
   events.Span(place, absl::StrCat("layer ", frame.layer), frame.begin_ns, frame.end_ns,
               absl::StrFormat(R"("layer":%d,"half":"%s","rows":%d,"terms":%d,"queue_us":%d,)"
                               R"("compute_us":%d.%03d,"answered":%s)",
-                              frame.layer, frame.slot == 0 ? "A" : "B", frame.rows, frame.terms,
+                              frame.layer, HalfName(frame.slot), frame.rows, frame.terms,
                               frame.queue_us, frame.compute_ns / 1000, frame.compute_ns % 1000,
                               frame.answered ? "true" : "false"));
   const Place host{kHostGroup, TrackOf(frame.slot)};
@@ -174,7 +184,7 @@ void AddFrame(const TracedStep& step, const FrameSpan& frame, Place place, int64
 std::string TraceJson(std::span<const std::shared_ptr<const TracedStep>> steps) {
   Events events(steps.empty() ? 0 : steps.front()->begin_ns);
   AddTracks(events);
-  WorkerTracks workers;
+  Lanes device(kDeviceGroup, events), workers(kWorkerGroup, events);
   int64_t flows = 0;
   for (const auto& step : steps) {
     events.Span({kHostGroup, TrackOf(kNoSlot)}, absl::StrCat("step ", step->step_id),
@@ -184,16 +194,13 @@ std::string TraceJson(std::span<const std::shared_ptr<const TracedStep>> steps) 
       events.Span({kHostGroup, TrackOf(span.slot)}, span.name, span.begin_ns, span.end_ns,
                   LayerArgs(span.layer));
     }
-    for (const DeviceSpan& span : step->device) {
-      events.Span({kDeviceGroup, TrackOf(span.slot)}, span.name, span.begin_ns, span.end_ns,
-                  LayerArgs(span.layer));
+    for (const DeviceSpan& span : InOrder(step->device)) {
+      events.Span(device.For(HalfName(span.slot), span.begin_ns, span.end_ns), span.name,
+                  span.begin_ns, span.end_ns, LayerArgs(span.layer));
     }
-    std::vector<FrameSpan> frames = step->frames;
-    std::stable_sort(frames.begin(), frames.end(), [](const FrameSpan& a, const FrameSpan& b) {
-      return a.begin_ns < b.begin_ns;
-    });
-    for (const FrameSpan& frame : frames) {
-      AddFrame(*step, frame, workers.For(frame, events), ++flows, events);
+    for (const FrameSpan& frame : InOrder(step->frames)) {
+      AddFrame(*step, frame, workers.For(frame.worker, frame.begin_ns, frame.end_ns), ++flows,
+               events);
     }
   }
   return events.Json();
