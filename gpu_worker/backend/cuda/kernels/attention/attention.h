@@ -78,9 +78,9 @@ bool HasPortableDecode(const MlaShape& shape, Storage storage);
 // Enqueues the attention of all rows; no allocation, no synchronization. rows = 0 does nothing.
 void MlaDecode(const MlaDecodeArgs& args, Stream stream);
 
-// How much is rebuilt at a time: keys and values of `piece_tokens` tokens (whole pages) of `heads`
-// heads, or as many as that makes of fewer tokens and more heads. Bounds the workspace; changes no
-// bits.
+// How much is rebuilt at a time: keys and values of `piece_tokens` tokens (a multiple of 128) of
+// `heads` heads, or as many as that makes of fewer tokens and more heads. Bounds the workspace;
+// changes no bits.
 struct PrefillLimits {
   // With heads of 128 + 128 dimensions: 67 MB of keys and values.
   int64_t piece_tokens = 4096, heads = 32;
@@ -90,7 +90,7 @@ struct PrefillLimits {
 // sequence at positions start_position + i; row i sees keys [0, start_position + i]. The rows' own
 // keys are in the cache already; what lies behind them is not read.
 struct MlaPrefillArgs {
-  Kernels kernels = Kernels::kPortable;  // in f32 storage always the reference's arithmetic
+  Kernels kernels = Kernels::kPortable;  // in f32 attention has the reference's only
   Storage storage = Storage::kBf16;
   MlaShape shape;
   const void* q = nullptr;  // [rows, heads, nope + rope]

@@ -8,14 +8,16 @@
 namespace tandem::gpu_worker::cuda {
 namespace {
 
-// Rows of a tile of the fast kernels.
-constexpr int64_t kTileRows = 128;
 // Thread blocks that fill the largest GPU at hand (132 multiprocessors) nearly twice.
 constexpr int64_t kThreadBlocksWanted = 256;
 // Parts of the workspace start at multiples of what a TMA tensor map and cp.async want, and more.
 constexpr size_t kPartBytes = 256;
 
-int64_t Pages(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+static_assert(kPrefillBlockTokens % kPageTokens == 0);
+
+int64_t RoundedUp(int64_t tokens) {
+  return (tokens + kPrefillBlockTokens - 1) / kPrefillBlockTokens * kPrefillBlockTokens;
+}
 
 int64_t HeadsAtOnce(const MlaShape& shape, const PrefillLimits& limits) {
   return std::min(shape.heads, limits.heads);
@@ -33,7 +35,7 @@ int64_t MoreHeads(const MlaShape& shape, int64_t heads) { return std::min(2 * he
 // than the limit only as long as kThreadBlocksWanted is not reached, or where one piece is all.
 int64_t PairsMax(const MlaShape& shape, const PrefillLimits& limits, int64_t rows_max) {
   return std::max(rows_max * HeadsAtOnce(shape, limits),
-                  std::min(rows_max * shape.heads, 2 * kThreadBlocksWanted * kTileRows));
+                  std::min(rows_max * shape.heads, 2 * kThreadBlocksWanted * kPrefillTileRows));
 }
 
 DeviceMatrix OfHeads(const DeviceMatrix& all, int64_t begin, int64_t heads) {
@@ -98,7 +100,7 @@ void CheckArgs(const MlaPrefillArgs& args) {
   TANDEM_CHECK(args.key_up.outputs == s.nope && args.key_up.inputs == s.latent);
   TANDEM_CHECK(args.value_up.outputs == s.v && args.value_up.inputs == s.latent);
   TANDEM_CHECK(args.limits.heads > 0 && args.limits.piece_tokens > 0);
-  TANDEM_CHECK(args.limits.piece_tokens % kPageTokens == 0);
+  TANDEM_CHECK(args.limits.piece_tokens % kPrefillBlockTokens == 0);
 }
 
 // One call's walk over heads and pieces.
@@ -126,7 +128,7 @@ class Prefill {
       piece_.heads = std::min(cut.heads, args_.shape.heads - head);
       for (int64_t begin = 0; begin < tokens_; begin += cut.piece_tokens) {
         piece_.begin = begin;
-        piece_.tokens = std::min(cut.piece_tokens, Pages(tokens_ - begin) * kPageTokens);
+        piece_.tokens = std::min(cut.piece_tokens, RoundedUp(tokens_ - begin));
         const bool gathered = head > 0 && cut.piece_tokens >= tokens_;  // for the heads before
         if (!gathered) {
           GatherLatents(args_, begin, piece_.tokens, tokens_, At(parts_.latents), stream_);
@@ -162,6 +164,8 @@ class Prefill {
   void Attend() const {
     if (args_.kernels == Kernels::kReference || args_.storage == Storage::kF32) {
       ReferencePrefillPiece(piece_, stream_);
+    } else if (args_.kernels == Kernels::kHopper && HasHopperPrefill(args_.shape)) {
+      HopperPrefillPiece(piece_, stream_);
     } else {
       PortablePrefillPiece(piece_, stream_);
     }
@@ -179,17 +183,17 @@ class Prefill {
 PrefillCut CutPrefill(const MlaShape& shape, const PrefillLimits& limits, int64_t rows,
                       int64_t tokens) {
   const int64_t keys_max = KeysMax(shape, limits);
-  const int64_t padded = Pages(tokens) * kPageTokens;
-  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  const int64_t padded = RoundedUp(tokens);
+  const int64_t tiles = (rows + kPrefillTileRows - 1) / kPrefillTileRows;
   int64_t heads = HeadsAtOnce(shape, limits);
   while (heads < shape.heads) {
     const int64_t more = MoreHeads(shape, heads);
     const bool one_piece = padded * more <= keys_max;
-    const bool idle = tiles * heads < kThreadBlocksWanted && keys_max / more >= kPageTokens;
+    const bool idle = tiles * heads < kThreadBlocksWanted && keys_max / more >= kPrefillBlockTokens;
     if (!one_piece && !idle) break;
     heads = more;
   }
-  return {heads, std::min(padded, keys_max / heads / kPageTokens * kPageTokens)};
+  return {heads, std::min(padded, keys_max / heads / kPrefillBlockTokens * kPrefillBlockTokens)};
 }
 
 size_t PrefillWorkspaceBytes(const MlaShape& shape, Storage storage, int64_t rows_max,

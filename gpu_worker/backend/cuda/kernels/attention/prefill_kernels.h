@@ -6,10 +6,16 @@
 
 namespace tandem::gpu_worker::cuda {
 
+// Rows of a tile of the fast kernels.
+inline constexpr int64_t kPrefillTileRows = 128;
+// Keys that the kernels take at a time: a page, Hopper's two. Pieces are whole blocks of the
+// largest.
+inline constexpr int64_t kPrefillBlockTokens = 128;
+
 // Heads [head_begin, head_begin + heads) of all rows over the keys at positions [begin, begin +
-// tokens), whole pages from a page's first. State per head and row goes from piece to piece in f32,
-// as it is after the last key of the piece before, so that where pieces end changes no bits. A row
-// takes part in the pieces up to the one that holds its own position, at the end of which its
+// tokens), whole blocks of kPrefillBlockTokens. State per head and row goes from piece to piece in
+// f32, as it is after the last key of the piece before, so that where pieces end changes no bits. A
+// row takes part in the pieces up to the one that holds its own position, at the end of which its
 // result is stored; rows of one tile of queries go together, up to the tile's last position.
 struct PrefillPiece {
   const MlaPrefillArgs* args = nullptr;
@@ -37,6 +43,11 @@ void GatherLatents(const MlaPrefillArgs& args, int64_t begin, int64_t tokens, in
 void ReferencePrefillPiece(const PrefillPiece& piece, Stream stream);
 // mma.sync, bf16; the shapes of HasPortablePrefill.
 void PortablePrefillPiece(const PrefillPiece& piece, Stream stream);
+
+// wgmma and TMA, bf16, sm_90a; the shapes of HasHopperPrefill. Its bits are not those of the
+// others.
+void HopperPrefillPiece(const PrefillPiece& piece, Stream stream);
+bool HasHopperPrefill(const MlaShape& shape);
 
 // How many heads are done at a time and in pieces of how many tokens. `tokens`: start position and
 // rows together.

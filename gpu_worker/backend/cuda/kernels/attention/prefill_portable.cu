@@ -11,6 +11,7 @@
 
 #include "gpu_worker/backend/backend.h"
 #include "gpu_worker/backend/cuda/kernels/attention/prefill_kernels.h"
+#include "gpu_worker/backend/cuda/kernels/attention/prefill_state.h"
 #include "gpu_worker/backend/cuda/simt/async_copy.h"
 #include "gpu_worker/backend/cuda/simt/launch.h"
 #include "gpu_worker/backend/cuda/simt/mma.h"
@@ -23,11 +24,10 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarpThreads;
 constexpr int kWarpRows = 16;
-constexpr int kTileRows = kWarps * kWarpRows;
+static_assert(kWarps * kWarpRows == kPrefillTileRows);
 constexpr int kKeys = static_cast<int>(kPageTokens);  // of a block
 constexpr int kChunk = 8;                             // bf16 in 16 bytes
 constexpr int kKeyTiles = kKeys / 8;                  // columns of an mma's result
-constexpr float kLog2E = 1.4426950408889634f;
 
 template <int kNopeIn, int kRopeIn, int kVIn>
 struct PrefillDims {
@@ -39,20 +39,6 @@ struct PrefillDims {
   static constexpr int kStageHalves = kKeyHalves + kValueHalves;
   static constexpr int kSharedBytes = 2 * kStageHalves * 2;
   static_assert(kNope % kChunk == 0 && kRope % kChunk == 0 && kQk % 16 == 0 && kV % 16 == 0);
-};
-
-struct PrefillParameters {
-  const Bf16* q;
-  const Bf16* latents;
-  const Bf16* keys;
-  const Bf16* values;
-  float* means;
-  float* maxima;
-  float* sums;
-  Bf16* out;
-  int64_t rows, start_position, begin, tokens;
-  int heads_all, head_begin, latent, tiles;
-  float scale_log2;  // scores in units of log2
 };
 
 // Where 16-byte chunk `chunk` of row `row` lies in a tile with kChunks chunks a row: exchanged
@@ -115,72 +101,6 @@ __device__ __forceinline__ void LoadQueries(const PrefillParameters& p, int64_t 
   }
 }
 
-template <typename D>
-__device__ __forceinline__ void StartState(const PrefillParameters& p, int64_t head, int64_t row,
-                                           WarpState<D>& state) {
-  const int t = LaneId() % 4;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int64_t r = row + 8 * half;
-    const bool fresh = p.begin == 0 || r >= p.rows;
-    const int64_t pair = head * p.rows + r;
-    state.max[half] = fresh ? -INFINITY : p.maxima[pair];
-    state.sum[half] = fresh ? 0.0f : p.sums[pair * kPrefillSums + t];
-#pragma unroll
-    for (int tile = 0; tile < D::kValueTiles; ++tile) {
-      const float* const from = p.means + pair * D::kV + 8 * tile + 2 * t;
-      state.mean[tile][2 * half] = fresh ? 0.0f : from[0];
-      state.mean[tile][2 * half + 1] = fresh ? 0.0f : from[1];
-    }
-  }
-}
-
-template <typename D>
-__device__ __forceinline__ void SaveState(const PrefillParameters& p, int64_t head, int64_t row,
-                                          const WarpState<D>& state) {
-  const int t = LaneId() % 4;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int64_t r = row + 8 * half;
-    if (r >= p.rows) continue;
-    const int64_t pair = head * p.rows + r;
-    if (t == 0) p.maxima[pair] = state.max[half];
-    p.sums[pair * kPrefillSums + t] = state.sum[half];
-#pragma unroll
-    for (int tile = 0; tile < D::kValueTiles; ++tile) {
-      float* const to = p.means + pair * D::kV + 8 * tile + 2 * t;
-      to[0] = state.mean[tile][2 * half];
-      to[1] = state.mean[tile][2 * half + 1];
-    }
-  }
-}
-
-// The sum over the four threads of a row.
-__device__ __forceinline__ float RowSum(float value) {
-  value += __shfl_xor_sync(kFullWarp, value, 1);
-  return value + __shfl_xor_sync(kFullWarp, value, 2);
-}
-
-template <typename D>
-__device__ __forceinline__ void StoreMeans(const PrefillParameters& p, int64_t head, int64_t row,
-                                           const WarpState<D>& state) {
-  const int t = LaneId() % 4;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int64_t r = row + 8 * half;
-    const float inverse = 1.0f / RowSum(state.sum[half]);
-    if (r >= p.rows) continue;
-    const int64_t pair = r * p.heads_all + p.head_begin + head;
-    uint32_t* const to = reinterpret_cast<uint32_t*>(p.out + pair * D::kV) + t;
-#pragma unroll
-    for (int tile = 0; tile < D::kValueTiles; ++tile) {
-      // + 0: a -0 that masked pages would have turned to +0 becomes +0 here at the latest.
-      to[4 * tile] = PackBf16x2(state.mean[tile][2 * half] * inverse + 0.0f,
-                                state.mean[tile][2 * half + 1] * inverse + 0.0f);
-    }
-  }
-}
-
 // scores = q . key for the warp's rows and the page in `stage`.
 template <typename D>
 __device__ __forceinline__ void Scores(const WarpState<D>& state, const Bf16* stage,
@@ -202,53 +122,6 @@ __device__ __forceinline__ void Scores(const WarpState<D>& state, const Bf16* st
       MmaBf16(scores[tile], state.q[step], {b[0], b[1]});
       MmaBf16(scores[tile + 1], state.q[step], {b[2], b[3]});
     }
-  }
-}
-
-// -inf where a key lies behind the row. `ahead`: position of row g minus that of the page's first
-// key.
-__device__ __forceinline__ void Mask(int ahead, float (&scores)[kKeyTiles][4]) {
-  const int t = LaneId() % 4;
-#pragma unroll
-  for (int tile = 0; tile < kKeyTiles; ++tile) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (8 * tile + 2 * t + i % 2 > ahead + i / 2 * 8) scores[tile][i] = -INFINITY;
-    }
-  }
-}
-
-// The maximum moves, what was summed so far shrinks to it, scores become exp(score - maximum).
-template <typename D>
-__device__ __forceinline__ void Exponentials(float scale_log2, WarpState<D>& state,
-                                             float (&scores)[kKeyTiles][4]) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float max = state.max[half];
-#pragma unroll
-    for (int tile = 0; tile < kKeyTiles; ++tile) {
-      max = fmaxf(max, fmaxf(scores[tile][2 * half], scores[tile][2 * half + 1]));
-    }
-    max = fmaxf(max, __shfl_xor_sync(kFullWarp, max, 1));
-    max = fmaxf(max, __shfl_xor_sync(kFullWarp, max, 2));
-    const float keep = FastExp2((state.max[half] - max) * scale_log2);
-    const float shift = max * scale_log2;
-    float sum = state.sum[half] * keep;
-#pragma unroll
-    for (int tile = 0; tile < kKeyTiles; ++tile) {
-#pragma unroll
-      for (int i = 2 * half; i < 2 * half + 2; ++i) {
-        scores[tile][i] = FastExp2(fmaf(scores[tile][i], scale_log2, -shift));
-        sum += scores[tile][i];
-      }
-    }
-#pragma unroll
-    for (int tile = 0; tile < D::kValueTiles; ++tile) {
-      state.mean[tile][2 * half] *= keep;
-      state.mean[tile][2 * half + 1] *= keep;
-    }
-    state.max[half] = max;
-    state.sum[half] = sum;
   }
 }
 
@@ -278,69 +151,50 @@ __device__ __forceinline__ void AddValues(const Bf16* values, const float (&p)[k
 template <typename D>
 __global__ void __launch_bounds__(kThreads, 1) PortablePrefillKernel(PrefillParameters p) {
   auto* const stages = reinterpret_cast<Bf16*>(SharedMemory());  // [2][keys, then values]
-  // The last rows see the most keys: they start first.
-  const int64_t tile_row = int64_t{p.tiles - 1 - static_cast<int>(blockIdx.y)} * kTileRows;
-  const int64_t head = blockIdx.x;
-  const int64_t tile_end = tile_row + kTileRows < p.rows ? tile_row + kTileRows : p.rows;
-  const int64_t seen = p.start_position + tile_end - p.begin;  // keys of this piece, and later ones
-  if (seen <= 0) return;                                       // done in a piece before this one
-  const bool last_piece = seen <= p.tokens;
-  const int pages = static_cast<int>(((last_piece ? seen : p.tokens) + kKeys - 1) / kKeys);
-
-  CopyPage<D>(p, head, 0, stages);
+  const PrefillTile tile(p);
+  if (tile.IsDone()) return;
+  const int pages = tile.Blocks(p, kKeys);
+  CopyPage<D>(p, tile.head, 0, stages);
   CommitAsyncCopies();
   WarpState<D> state;
-  const int64_t warp_row = tile_row + WarpId() * kWarpRows;
+  const auto mean = [&state](int i) -> float& { return state.mean[i / 4][i % 4]; };
+  const int64_t warp_row = tile.row + WarpId() * kWarpRows;
   const int64_t row = warp_row + LaneId() / 4;
-  LoadQueries<D>(p, head, row, state);
-  StartState<D>(p, head, row, state);
+  LoadQueries<D>(p, tile.head, row, state);
+  StartRows<D::kV>(p, tile.head, row, state.max, state.sum, mean);
   for (int page = 0; page < pages; ++page) {
     WaitAsyncCopies<0>();
     __syncthreads();  // this page is there for all; nobody reads the one before any more
     if (page + 1 < pages) {
-      CopyPage<D>(p, head, int64_t{page + 1} * kKeys, stages + (page + 1) % 2 * D::kStageHalves);
+      CopyPage<D>(p, tile.head, int64_t{page + 1} * kKeys,
+                  stages + (page + 1) % 2 * D::kStageHalves);
     }
     CommitAsyncCopies();
     const int64_t ahead = p.start_position + warp_row - p.begin - int64_t{page} * kKeys;
     if (ahead + kWarpRows <= 0) continue;  // all keys lie behind all rows of the warp
     const Bf16* const stage = stages + page % 2 * D::kStageHalves;
     float scores[kKeyTiles][4];
+    const auto score = [&scores](int i) -> float& { return scores[i / 4][i % 4]; };
     Scores<D>(state, stage, scores);
-    if (ahead < kKeys - 1) Mask(static_cast<int>(ahead) + LaneId() / 4, scores);
-    Exponentials<D>(p.scale_log2, state, scores);
+    if (ahead < kKeys - 1) MaskScores<kKeys>(static_cast<int>(ahead) + LaneId() / 4, score);
+    float keep[2];
+    Exponentials<kKeys>(p.scale_log2, state.max, state.sum, keep, score);
+#pragma unroll
+    for (int i = 0; i < D::kV / 2; ++i) mean(i) *= keep[i % 4 / 2];
     AddValues<D>(stage + D::kKeyHalves, scores, state);
   }
   WaitAsyncCopies<0>();
-  if (last_piece) {
-    StoreMeans<D>(p, head, row, state);
+  if (tile.IsLastPiece(p)) {
+    StoreRows<D::kV>(p, tile.head, row, state.sum, mean);
   } else {
-    SaveState<D>(p, head, row, state);
+    SaveRows<D::kV>(p, tile.head, row, state.max, state.sum, mean);
   }
 }
 
 template <typename D>
 void LaunchPrefill(const PrefillPiece& piece, Stream stream) {
-  const MlaPrefillArgs& args = *piece.args;
-  const MlaShape& s = args.shape;
-  const int64_t tiles = (args.rows + kTileRows - 1) / kTileRows;
-  const PrefillParameters p{static_cast<const Bf16*>(args.q),
-                            static_cast<const Bf16*>(piece.latents),
-                            static_cast<const Bf16*>(piece.keys),
-                            static_cast<const Bf16*>(piece.values),
-                            piece.means,
-                            piece.maxima,
-                            piece.sums,
-                            static_cast<Bf16*>(args.out),
-                            args.rows,
-                            args.start_position,
-                            piece.begin,
-                            piece.tokens,
-                            static_cast<int>(s.heads),
-                            static_cast<int>(piece.head_begin),
-                            static_cast<int>(s.latent),
-                            static_cast<int>(tiles),
-                            s.softmax_scale * kLog2E};
-  const dim3 grid(static_cast<unsigned>(piece.heads), static_cast<unsigned>(tiles));
+  const PrefillParameters p = ParametersOf(piece);
+  const dim3 grid(static_cast<unsigned>(piece.heads), static_cast<unsigned>(p.tiles));
   Launch(PortablePrefillKernel<D>, grid, kThreads, D::kSharedBytes, stream, p);
 }
 
