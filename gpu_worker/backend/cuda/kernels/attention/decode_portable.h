@@ -36,6 +36,7 @@
 #include <cmath>
 
 #include "gpu_worker/backend/cuda/kernels/attention/decode_plan.h"
+#include "gpu_worker/backend/cuda/kernels/attention/merge.h"
 #include "gpu_worker/backend/cuda/simt/async_copy.h"
 #include "gpu_worker/backend/cuda/simt/launch.h"
 #include "gpu_worker/backend/cuda/simt/mma.h"
@@ -90,7 +91,7 @@ struct DecodeTile {
   static constexpr int kRowBytes = kHeads * 4;  // a float a head
   static constexpr int kStageBytes = kTokens * kPitch * 2;
   static constexpr int kFixedBytes =
-      kQueryBytes + kExchangeBytes + kProbBytes + (2 * kWarpsN + 1) * kRowBytes;
+      kQueryBytes + kExchangeBytes + kProbBytes + (2 * kWarpsN + 5) * kRowBytes;
   static constexpr int StagesFor(size_t shared_bytes_max) {
     const int64_t stages = (static_cast<int64_t>(shared_bytes_max) - kFixedBytes) / kStageBytes;
     return static_cast<int>(stages < kDecodeStagesMax ? stages : kDecodeStagesMax);
@@ -111,7 +112,9 @@ struct DecodeShared {
   float* max;           // [kWarpsN, kHeads]
   float* sum;           // [kWarpsN, kHeads]
   float* keep;          // [kHeads]
-  Bf16* stages;         // [stages, kTokens, kPitch]
+  // Of the parts so far [kHeads]: maximum and sum; what they and the last part are multiplied by.
+  float *merged_max, *merged_sum, *merge_keep, *merge_add;
+  Bf16* stages;  // [stages, kTokens, kPitch]
 
   __device__ DecodeShared() {
     unsigned char* at = SharedMemory();
@@ -124,7 +127,11 @@ struct DecodeShared {
     max = reinterpret_cast<float*>(at);
     sum = max + Tile::kWarpsN * Tile::kHeads;
     keep = sum + Tile::kWarpsN * Tile::kHeads;
-    stages = reinterpret_cast<Bf16*>(keep + Tile::kHeads);
+    merged_max = keep + Tile::kHeads;
+    merged_sum = merged_max + Tile::kHeads;
+    merge_keep = merged_sum + Tile::kHeads;
+    merge_add = merge_keep + Tile::kHeads;
+    stages = reinterpret_cast<Bf16*>(merge_add + Tile::kHeads);
   }
 };
 
@@ -414,31 +421,52 @@ __device__ __forceinline__ float TotalSum(const float* sum, int row) {
   return total;
 }
 
-// Log-sums of the rows, each by one thread.
+// What a part's results become, by its place among the parts of its item.
+struct PartEnd {
+  bool merges;  // with those in the slot
+  bool final;   // they go to `out`, else to the slot
+  __device__ __forceinline__ PartEnd(const DecodeItem& item, int part)
+      : merges(part > 0), final(item.slot < 0 || (item.parts > 1 && part + 1 == item.parts)) {}
+};
+
+// Maxima and sums of the rows, merged with those of the parts before; each row by one thread.
 template <typename Tile>
-__device__ __forceinline__ void StoreLogSums(const PortableDecodeParameters& p,
-                                             const ScoreWarp<Tile>& warp, const DecodeItem& item,
-                                             const float* sum,
-                                             const float (&row_max)[Tile::kTilesM]) {
+__device__ __forceinline__ void MergeSums(const PortableDecodeParameters& p,
+                                          const ScoreWarp<Tile>& warp, const DecodeItem& item,
+                                          PartEnd end, const DecodeShared<Tile>& shared,
+                                          const float (&row_max)[Tile::kTilesM]) {
   if (warp.n != 0 || LaneId() % 4 != 0) return;
 #pragma unroll
   for (int m = 0; m < Tile::kTilesM; ++m) {
-    const int head = item.head_group * Tile::kHeads + warp.row(m);
+    const int row = warp.row(m), head = item.head_group * Tile::kHeads + row;
+    float max = row_max[m], sum = TotalSum<Tile>(shared.sum, row);
+    if (end.merges) {
+      const MergeFactors factors(shared.merged_max[row], max);
+      max = factors.max;
+      sum = Merged(shared.merged_sum[row], factors.keep, sum, factors.add);
+      shared.merge_keep[row] = factors.keep;
+      shared.merge_add[row] = factors.add;
+    }
+    shared.merged_max[row] = max;
+    shared.merged_sum[row] = sum;
     if (head >= p.heads) continue;
-    const float log_sum = row_max[m] + log2f(TotalSum<Tile>(sum, warp.row(m)));
-    if (item.slot >= 0) {
-      const int64_t slot_floats = SlotFloats(p.heads, Tile::kLatent);
-      p.partial[item.slot * slot_floats + int64_t{p.heads} * Tile::kLatent + head] = log_sum;
-    } else if (p.lse != nullptr) {
-      p.lse[int64_t{item.row} * p.heads + head] = log_sum * kLn2;
+    if (!end.final && item.parts == 1) {
+      float* const slot = p.partial + item.slot * SlotFloats(p.heads, Tile::kLatent) +
+                          int64_t{p.heads} * Tile::kLatent;
+      slot[head] = max;
+      slot[p.heads + head] = sum;
+    } else if (end.final && p.lse != nullptr) {
+      p.lse[int64_t{item.row} * p.heads + head] = (max + log2f(sum)) * kLn2;
     }
   }
 }
 
+// The warp's columns of the mean. What an item leaves in its slot between two of its parts each
+// thread finds where it has put it itself.
 template <typename Tile>
 __device__ __forceinline__ void StoreMean(
-    const PortableDecodeParameters& p, const DecodeItem& item, const float* sum,
-    const float (&mean)[Tile::kTiles][Tile::kColumns / 8][4]) {
+    const PortableDecodeParameters& p, const DecodeItem& item, PartEnd end,
+    const DecodeShared<Tile>& shared, const float (&mean)[Tile::kTiles][Tile::kColumns / 8][4]) {
   const int column = WarpId() * Tile::kColumns + LaneId() % 4 * 2;
 #pragma unroll
   for (int m = 0; m < Tile::kTiles; ++m) {
@@ -447,18 +475,24 @@ __device__ __forceinline__ void StoreMean(
       const int row = m * kHeadTile + 8 * r + LaneId() / 4;
       const int head = item.head_group * Tile::kHeads + row;
       if (head >= p.heads) continue;
-      const float inverse = 1.0f / TotalSum<Tile>(sum, row);
-      float* const partial = p.partial +
-                             (item.slot < 0 ? 0 : item.slot) * SlotFloats(p.heads, Tile::kLatent) +
-                             int64_t{head} * Tile::kLatent + column;
+      const float inverse = 1.0f / shared.merged_sum[row];
+      const float keep = end.merges ? shared.merge_keep[row] : 0.0f;
+      const float add = end.merges ? shared.merge_add[row] : 0.0f;
+      const int64_t slot =
+          item.slot * SlotFloats(p.heads, Tile::kLatent) + int64_t{head} * Tile::kLatent + column;
       Bf16* const out = p.out + (int64_t{item.row} * p.heads + head) * Tile::kLatent + column;
 #pragma unroll
       for (int n = 0; n < Tile::kColumns / 8; ++n) {
-        const float low = mean[m][n][2 * r] * inverse, high = mean[m][n][2 * r + 1] * inverse;
-        if (item.slot >= 0) {
-          *reinterpret_cast<FloatPair*>(partial + n * 8) = {low, high};
+        FloatPair value = {mean[m][n][2 * r], mean[m][n][2 * r + 1]};
+        if (end.merges) {
+          const auto before = *reinterpret_cast<const FloatPair*>(p.partial + slot + n * 8);
+          value = {Merged(before.x, keep, value.x, add), Merged(before.y, keep, value.y, add)};
+        }
+        if (end.final) {
+          *reinterpret_cast<uint32_t*>(out + n * 8) =
+              PackBf16x2(value.x * inverse, value.y * inverse);
         } else {
-          *reinterpret_cast<uint32_t*>(out + n * 8) = PackBf16x2(low, high);
+          *reinterpret_cast<FloatPair*>(p.partial + slot + n * 8) = value;
         }
       }
     }
@@ -484,40 +518,51 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
 
   int stage = 0;
   for (const DecodeItem* item = first; item != last; ++item) {
-    float mean[kTiles][Tile::kColumns / 8][4] = {};
-    float row_max[Tile::kTilesM], row_sum[Tile::kTilesM];
+    const int begin = item->token_begin, end = item->token_end, parts = item->parts;
+    for (int part = 0, token = begin; part < parts; ++part) {
+      const int part_end =
+          part + 1 == parts
+              ? end
+              : static_cast<int>(PartPage((end + kPageTokens - 1) / kPageTokens, parts, part + 1) *
+                                 kPageTokens);
+      float mean[kTiles][Tile::kColumns / 8][4] = {};
+      float row_max[Tile::kTilesM], row_sum[Tile::kTilesM];
 #pragma unroll
-    for (int m = 0; m < Tile::kTilesM; ++m) row_max[m] = -INFINITY, row_sum[m] = 0.0f;
-    const int end = item->token_end;
-    for (int token = item->token_begin; token < end; token += Tile::kTokens) {
-      // All stages but the last `stages - 2` that were asked for; queries of an item that is not
-      // the first were asked for just before the newest of them.
-      const bool new_queries = token == item->token_begin && item != first;
-      WaitStages(new_queries && p.stages > 3 ? 1 : p.stages - 2);
-      __syncthreads();  // the stage is there, and nobody reads the one before any more
-      const bool ends = token + Tile::kTokens >= end;
-      if (!ends) loader.Issue(p, shared.stages);
-      const Bf16* const keys = shared.stages + stage * (Tile::kStageBytes / 2);
-      float sum[Tile::kTilesM][Tile::kTilesN][4], mine[Tile::kTilesM][Tile::kTilesN][2];
-      PartialScores<Tile>(warp, shared.queries, keys, sum);
-      GiveScores<Tile>(warp, shared.exchange, sum);
-      __syncthreads();  // nobody reads the queries any more
-      if (ends) {
-        if (item + 1 != last) LoadQueries<Tile>(p, item[1], shared.queries);
-        CommitAsyncCopies();
-        loader.Issue(p, shared.stages);
+      for (int m = 0; m < Tile::kTilesM; ++m) row_max[m] = -INFINITY, row_sum[m] = 0.0f;
+      for (; token < part_end; token += Tile::kTokens) {
+        // All stages but the last `stages - 2` that were asked for; queries of an item that is not
+        // the first were asked for just before the newest of them.
+        const bool new_queries = token == begin && item != first;
+        WaitStages(new_queries && p.stages > 3 ? 1 : p.stages - 2);
+        __syncthreads();  // the stage is there, and nobody reads the one before any more
+        const bool ends = token + Tile::kTokens >= end;
+        if (!ends) loader.Issue(p, shared.stages);
+        const Bf16* const keys = shared.stages + stage * (Tile::kStageBytes / 2);
+        float sum[Tile::kTilesM][Tile::kTilesN][4], mine[Tile::kTilesM][Tile::kTilesN][2];
+        PartialScores<Tile>(warp, shared.queries, keys, sum);
+        GiveScores<Tile>(warp, shared.exchange, sum);
+        __syncthreads();  // nobody reads the queries any more
+        if (ends) {
+          if (item + 1 != last) LoadQueries<Tile>(p, item[1], shared.queries);
+          CommitAsyncCopies();
+          loader.Issue(p, shared.stages);
+        }
+        TakeScores<Tile>(warp, shared.exchange, p.scale_log2, end - token, sum, mine, shared.max);
+        __syncthreads();
+        Exponentials<Tile>(warp, shared, mine, row_max, row_sum);
+        __syncthreads();
+        if (WarpId() * Tile::kColumns < kLatent) AddValues<Tile>(shared, keys, mean);
+        stage = stage + 1 == p.stages ? 0 : stage + 1;
       }
-      TakeScores<Tile>(warp, shared.exchange, p.scale_log2, end - token, sum, mine, shared.max);
+      const PartEnd part_result(*item, part);
+      ShareSums<Tile>(warp, shared.sum, row_sum);
       __syncthreads();
-      Exponentials<Tile>(warp, shared, mine, row_max, row_sum);
+      MergeSums<Tile>(p, warp, *item, part_result, shared, row_max);
       __syncthreads();
-      if (WarpId() * Tile::kColumns < kLatent) AddValues<Tile>(shared, keys, mean);
-      stage = stage + 1 == p.stages ? 0 : stage + 1;
+      if (WarpId() * Tile::kColumns < kLatent) {
+        StoreMean<Tile>(p, *item, part_result, shared, mean);
+      }
     }
-    ShareSums<Tile>(warp, shared.sum, row_sum);
-    __syncthreads();
-    StoreLogSums<Tile>(p, warp, *item, shared.sum, row_max);
-    if (WarpId() * Tile::kColumns < kLatent) StoreMean<Tile>(p, *item, shared.sum, mean);
   }
   WaitAsyncCopies<0>();
 }

@@ -372,6 +372,24 @@ TEST(PortableDecode, IsExactForTheHeadsOfEveryNumberOfGpus) {
   }
 }
 
+// Parts that the combine kernel merges, and parts that a thread block merges as it goes.
+TEST(PortableDecode, WholeRowsAndRowsInPartsHaveTheSameBits) {
+  for (const int64_t heads : {20, 80}) {
+    const MlaShape shape = Shape(heads, 32, 16);
+    const Step step = MakeStep(shape, Storage::kBf16, {1100, 130, 65, 640});
+    const auto slot_of_first_row = [&](int multiprocessors) {
+      const DecodePlan plan = PlanDecode(shape, step.lengths, 4, 1100, multiprocessors);
+      return plan.words[kPlanHeaderWords + multiprocessors + 1];
+    };
+    ASSERT_GE(slot_of_first_row(40), 0);
+    ASSERT_EQ(slot_of_first_row(1), -1);
+    const Result parts = RunOnce(step, {.multiprocessors = 40});
+    const Result whole = RunOnce(step, {.multiprocessors = 1});
+    for (int64_t row = 0; row < step.rows(); ++row) ExpectSameRow(shape, parts, row, whole, row);
+    ExpectExact(step, whole);
+  }
+}
+
 TEST(PortableDecode, SaysWhatItHas) {
   EXPECT_TRUE(HasPortableDecode(kReal, Storage::kBf16));
   EXPECT_TRUE(HasPortableDecode(Shape(4, 32, 16), Storage::kBf16));
@@ -436,26 +454,27 @@ TEST(PortableDecode, AGraphFollowsThePlanInItsBuffer) {
   }
 }
 
-// The merge alone, with log-sums that an attention rarely gives.
+// The merge alone, with maxima and sums that an attention rarely gives.
 class Combine : public testing::Test {
  protected:
   static constexpr int64_t kHeads = 2, kLatent = 32;
-  // Parts with these log2-sums, every value of part p being means[p]; {first value, lse}.
-  std::pair<float, float> Merge(const std::vector<float>& log_sums,
-                                const std::vector<float>& means) {
-    const int parts = static_cast<int>(log_sums.size());
+  struct Part {
+    float max, sum, value;  // value: of all columns, not yet divided by the sum
+  };
+  // {value of all columns, log-sum}.
+  std::pair<float, float> Merge(const std::vector<Part>& parts) {
     const int64_t slot_floats = SlotFloats(kHeads, kLatent);
-    std::vector<float> partial(parts * slot_floats, kNan);
-    for (int part = 0; part < parts; ++part) {
-      float* const slot = partial.data() + part * slot_floats;
-      std::fill_n(slot, kHeads * kLatent, means[part]);
-      std::fill_n(slot + kHeads * kLatent, kHeads, log_sums[part]);
+    std::vector<float> partial(parts.size() * slot_floats, kNan);
+    for (size_t i = 0; i < parts.size(); ++i) {
+      float* const slot = partial.data() + i * slot_floats;
+      std::fill_n(slot, kHeads * kLatent, parts[i].value);
+      std::fill_n(slot + kHeads * kLatent, kHeads, parts[i].max);
+      std::fill_n(slot + kHeads * (kLatent + 1), kHeads, parts[i].sum);
     }
     std::vector<int32_t> plan(kPlanHeaderWords + 4, 0);
     plan[kPlanBlocks] = 1;
     plan[kPlanRows] = 1;
-    plan[kPlanHeaderWords + 2] = 0;
-    plan[kPlanHeaderWords + 3] = parts;
+    plan[kPlanHeaderWords + 3] = static_cast<int32_t>(parts.size());
     DeviceForTest device;
     auto* const out = device.Allocate<uint16_t>(kHeads * kLatent);
     auto* const lse = device.Allocate<float>(kHeads);
@@ -476,28 +495,32 @@ class Combine : public testing::Test {
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 TEST_F(Combine, WeighsPartsByTheirSums) {
-  const auto [value, lse] = Merge({0, 1}, {3, 6});  // weights 1/3 and 2/3
+  const auto [value, lse] = Merge({{0, 1, 3}, {1, 1, 6}});  // weights 1/3 and 2/3
   EXPECT_NEAR(value, 5.0f, 5.0f * 0x1p-8);
   EXPECT_NEAR(lse, std::log(3.0), 1e-6);
 }
+TEST_F(Combine, TheOrderOfMaximaDoesNotMatter) {
+  EXPECT_EQ(Merge({{5, 2, 4}, {3, 4, 4}, {7, 1, 8}}), Merge({{7, 1, 8}, {5, 2, 4}, {3, 4, 4}}));
+}
 TEST_F(Combine, AllPartsWithoutKeysAreZeros) {
-  EXPECT_EQ(Merge({kNone, kNone, kNone}, {kNan, kNan, 1}), std::make_pair(0.0f, kNone));
+  EXPECT_EQ(Merge({{kNone, 0, kNan}, {kNone, kNan, 1}, {kNone, 0, 1}}),
+            std::make_pair(0.0f, kNone));
 }
 TEST_F(Combine, APartWithoutKeysWeighsNothing) {
-  const auto [value, lse] = Merge({kNone, 7, kNone}, {kNan, 2, kNan});
+  const auto [value, lse] = Merge({{kNone, kNan, kNan}, {7, 1, 2}, {kNone, 0, kNan}});
   EXPECT_EQ(value, 2.0f);
   EXPECT_NEAR(lse, 7 * std::log(2.0), 1e-5);
 }
-TEST_F(Combine, SumsFarApartAndFarFromZero) {
-  EXPECT_EQ(Merge({-900, 900}, {1, 2}).first, 2.0f);
-  EXPECT_EQ(Merge({-3000, -3000}, {1, 1}).first, 1.0f);
-  EXPECT_NEAR(Merge({3000, 3000}, {1, 1}).second, 3001 * std::log(2.0), 1e-3);
+TEST_F(Combine, MaximaFarApartAndFarFromZero) {
+  EXPECT_EQ(Merge({{-900, 1, 1}, {900, 1, 2}}).first, 2.0f);
+  EXPECT_EQ(Merge({{900, 1, 2}, {-900, 1, 1}}).first, 2.0f);
+  EXPECT_EQ(Merge({{-3000, 1, 1}, {-3000, 1, 1}}).first, 1.0f);
+  EXPECT_NEAR(Merge({{3000, 1, 1}, {3000, 1, 1}}).second, 3001 * std::log(2.0), 1e-3);
 }
 TEST_F(Combine, AsManyPartsAsThereMayBe) {
-  const std::vector<float> log_sums(kPartsMax, 5.0f);
-  std::vector<float> means(kPartsMax, 1.0f);
-  means[kPartsMax - 1] = 129.0f;
-  EXPECT_EQ(Merge(log_sums, means).first, 2.0f);
+  std::vector<Part> parts(kPartsMax, {5, 1, 1});
+  parts.back().value = 129;
+  EXPECT_EQ(Merge(parts).first, 2.0f);
 }
 
 }  // namespace
