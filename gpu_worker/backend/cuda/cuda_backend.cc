@@ -653,7 +653,8 @@ absl::Status CudaBackend::Load(const ModelWeights& weights, const DeviceProperti
            .attention = options_.formats.attention,
            .kv_pages = options_.kv_pages,
            .rows_max = options_.rows_max,
-           .logit_rows_max = std::min(kLogitRowsMax, options_.rows_max)};
+           .logit_rows_max = std::min(kLogitRowsMax, options_.rows_max),
+           .asynchronous = true};
   TANDEM_ASSIGN_OR_RETURN(weights_, CudaWeightShapes(config_, options_.formats));
   scratch_shape_ = ShapeOf(device);
   scratch_shape_.linear_workspace_bytes = LargestLinearWorkspace();
