@@ -1,6 +1,7 @@
 // Chooses the kernels of a decode step.
 #include "gpu_worker/backend/cuda/kernels/attention/attention.h"
 #include "gpu_worker/backend/cuda/kernels/attention/decode_kernels.h"
+#include "gpu_worker/backend/cuda/kernels/attention/hopper_decode.h"
 #include "lib/base/check.h"
 
 namespace tandem::gpu_worker::cuda {
@@ -25,7 +26,8 @@ bool HasPortableDecode(const MlaShape& shape, Storage storage) {
 void MlaDecode(const MlaDecodeArgs& args, Stream stream) {
   if (args.rows == 0) return;
   if (args.kernels == Kernels::kReference) return ReferenceMlaDecode(args, stream);
-  const PortableDecode decode = PortableFor(args.shape, args.storage);
+  const bool hopper = args.kernels == Kernels::kHopper && HasHopperDecode(args.shape, args.storage);
+  const PortableDecode decode = hopper ? HopperMlaDecode : PortableFor(args.shape, args.storage);
   TANDEM_CHECK(decode != nullptr);
   TANDEM_CHECK(args.plan != nullptr);
   TANDEM_CHECK_GE(args.multiprocessors, 1);
