@@ -5,6 +5,7 @@
 #include <string>
 #include <thread>
 
+#include "absl/time/time.h"
 #include "gpu_worker/backend/host/host_backend.h"
 
 #if defined(TANDEM_HAS_CUDA)
@@ -40,6 +41,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeHost(const WorkerOptions& o,
   out.kv_pages = KvPages(o, weights.config, out.precision);
   out.rows_max = o.rows_max;
   out.threads = ThreadsOf(o);
+  out.ranks = o.ranks;
+  out.rank_wait_max = absl::Seconds(o.rank_timeout_seconds);
   return MakeHostBackend(weights, out);
 }
 

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/host/kv_cache.h"
 #include "gpu_worker/backend/host/linear_format.h"
+#include "gpu_worker/backend/shard/shard_plan.h"
 #include "gpu_worker/engine/half_batches.h"
 #include "lib/base/check.h"
 #include "lib/base/log.h"
@@ -68,6 +69,15 @@ void AddComputeOptions(CLI::App& app, WorkerOptions* o) {
   app.add_option("--cuda-graphs", o->cuda_graphs,
                  "Replay the calls between two expert exchanges as CUDA graphs: true or false")
       ->capture_default_str();
+  app.add_option("--ranks", o->ranks,
+                 "Ranks that share the work, as several GPUs would: on the host backend threads of "
+                 "this process, each with its part of the weights; must divide the model's heads")
+      ->capture_default_str()
+      ->check(CLI::Range(1, kRanksMax));
+  app.add_option("--rank-timeout-seconds", o->rank_timeout_seconds,
+                 "How long a rank waits for another before the worker ends with an error")
+      ->capture_default_str()
+      ->check(CLI::Range(0.1, 3600.0));
   app.add_option("--attention", o->attention, "flash or reference")
       ->capture_default_str()
       ->check(CLI::IsMember({"flash", "reference"}));
@@ -203,6 +213,11 @@ absl::Status CheckWorkerOptions(const WorkerOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat("expected --backend cuda with --kernels ",
                                                    options.kernels, ", found --backend host"));
   }
+  if (options.backend == "cuda" && options.ranks > 1) {
+    return absl::UnimplementedError(absl::StrCat(
+        "expected --ranks 1 with --backend cuda, found ", options.ranks,
+        ": several GPUs are not put together yet, docs/several_gpus.md says what is there"));
+  }
   return absl::OkStatus();
 }
 
@@ -211,7 +226,8 @@ int64_t KvPages(const WorkerOptions& options, const ModelConfig& config, Precisi
   if (tokens == 0) {
     const int64_t token_bytes =
         KvCache::BytesPerToken(precision, config.num_hidden_layers, config.kv_row_dim());
-    tokens = std::min(config.max_position_embeddings, AvailableBytes() / 4 / token_bytes);
+    const int64_t bytes = token_bytes * options.ranks;
+    tokens = std::min(config.max_position_embeddings, AvailableBytes() / 4 / bytes);
   }
   return std::max<int64_t>(1, (tokens + kPageTokens - 1) / kPageTokens);
 }

@@ -28,6 +28,8 @@ struct WorkerOptions {
   std::string kernels = "auto";  // of the CUDA backend, like the next two
   int device = 0;
   bool cuda_graphs = true;
+  int ranks = 1;
+  double rank_timeout_seconds = 60;
   std::string attention = "flash";
   std::string linear = "native";
   int marlin_group = 128;
@@ -73,8 +75,7 @@ LinearFormat BackendFormat(const LinearChoice& choice);
 absl::Status CheckWorkerOptions(const WorkerOptions& options);
 
 // Pages for kv_tokens, or for the model's context if that is 0, but then within a quarter of the
-// memory that is free
-// (/proc/meminfo) and at least one page.
+// memory that is free (/proc/meminfo) and at least one page. Each rank has a cache of that many.
 int64_t KvPages(const WorkerOptions& options, const ModelConfig& config, Precision precision);
 
 // Rows from which on a step goes as two halves, by --half-batches; 0: never.

@@ -81,6 +81,30 @@ TEST(WorkerOptionsTest, WithoutARecipeOneFormatIsForAll) {
   EXPECT_EQ(Start({"--linear=marlin4"}, std::nullopt).formats, "marlin4 g128 (7)");
 }
 
+TEST(WorkerOptionsTest, RanksAreTheHostBackends) {
+  WorkerOptions options;
+  options.ranks = 2;
+  EXPECT_TRUE(CheckWorkerOptions(options).ok());
+  options.backend = "cuda";
+  EXPECT_EQ(CheckWorkerOptions(options).code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST(WorkerOptionsTest, EachRankHasAKvCache) {
+  // A context far beyond any memory, so that memory decides; what is free may change by a tenth
+  // meanwhile.
+  ModelConfig config;
+  config.num_hidden_layers = 1;
+  config.kv_lora_rank = 512;
+  config.max_position_embeddings = int64_t{1} << 40;
+  WorkerOptions options;
+  const auto one = static_cast<double>(KvPages(options, config, Precision::kBf16));
+  options.ranks = 4;
+  const auto four = static_cast<double>(KvPages(options, config, Precision::kBf16));
+  EXPECT_NEAR(four * 4 / one, 1, 0.1);
+  options.kv_tokens = 640;
+  EXPECT_EQ(KvPages(options, config, Precision::kBf16), 10);
+}
+
 TEST(WorkerOptionsTest, EveryFormatOfRecipesIsOneOfTheBackend) {
   const auto kernel = [](WeightFormat format, const char* name, int64_t group = 0) {
     return BackendFormat({format, group, name}).kernel;

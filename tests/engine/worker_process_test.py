@@ -45,17 +45,28 @@ def cpu_seconds(pid):
 
 
 def wait_until_serving(process):
-    """Reads the log until the worker serves; returns the admin port."""
+    """Reads the log until the worker serves; returns the admin port and the lines before."""
+    lines = []
     for line in process.stderr:
         if "gpu_worker_serving" in line:
-            return int(re.search(r"admin_port=(\d+)", line).group(1))
+            return int(re.search(r"admin_port=(\d+)", line).group(1)), lines
+        lines.append(line)
     raise AssertionError("the worker ended before it served")
 
 
-def serve_idle_and_stop():
-    process = subprocess.Popen(command("--threads", "2", "--kv-tokens", "1000"), stderr=subprocess.PIPE, text=True)
+def weight_bytes_of_ranks(lines):
+    loaded = [re.search(r"rank_loaded .*rank=(\d+) .*weight_bytes=(\d+)", line) for line in lines]
+    return {int(found[1]): int(found[2]) for found in loaded if found}
+
+
+def serve_idle_and_stop(ranks):
+    """Returns the bytes of weights that each rank says it holds."""
+    flags = ("--threads", "2", "--kv-tokens", "1000", "--ranks", str(ranks))
+    process = subprocess.Popen(command(*flags), stderr=subprocess.PIPE, text=True)
     try:
-        port = wait_until_serving(process)
+        port, lines = wait_until_serving(process)
+        held = weight_bytes_of_ranks(lines)
+        assert sorted(held) == list(range(ranks)), lines
         assert get(port, "/healthz")[0] == 200
         assert get(port, "/readyz")[0] == 200
         status, text = get(port, "/metrics")
@@ -68,6 +79,7 @@ def serve_idle_and_stop():
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0, "SIGTERM did not end in exit code 0"
         assert "gpu_worker_stopped" in process.stderr.read()
+        return held
     finally:
         if process.poll() is None:
             process.kill()
@@ -82,9 +94,14 @@ def main():
     refuse("--backend", "cuda", "--device", "1000", says="CUDA")
     refuse("--kernels", "hopper", says="--backend cuda")
     refuse("--attention", "quick", says="quick")
+    refuse("--ranks", "3", says="divides 2 heads, found 3 ranks")
+    refuse("--ranks", "2", "--backend", "cuda", says="--ranks 1")
     refuse(model="/nowhere", says="/nowhere")
     refuse("--listen", "0.0.0.0:0", says="--advertise")
-    serve_idle_and_stop()
+    whole, parts = serve_idle_and_stop(ranks=1), serve_idle_and_stop(ranks=2)
+    # What both have: projections to the latents; what the first has alone: the router.
+    print(f"weights: {whole[0]} bytes on one rank, {parts[0]} and {parts[1]} on two")
+    assert whole[0] / 2 < parts[1] < parts[0] < whole[0] * 0.7, "ranks hold their share"
     print("ok")
     return 0
 
