@@ -44,7 +44,7 @@ __device__ void Scores(const ReferenceParameters& p, const T* keys, int tokens, 
 }
 
 template <typename T>
-__global__ void ReferenceDecodeKernel(ReferenceParameters p) {
+__global__ void __launch_bounds__(kReferenceThreads) ReferenceDecodeKernel(ReferenceParameters p) {
   auto* const q = reinterpret_cast<float*>(SharedMemory());  // [key]
   float* const mean = q + p.key;                             // [latent], not yet divided
   float* const scores = mean + p.latent;                     // [kTokens]
