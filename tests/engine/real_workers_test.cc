@@ -17,9 +17,11 @@
 #include "coordinator/api/membership_service.h"
 #include "cpu_worker/server/worker.h"
 #include "lib/base/clock.h"
+#include "lib/base/text_file.h"
 #include "lib/rpc/engine_link.h"
 #include "lib/rpc/grpc_server.h"
 #include "tests/engine/harness.h"
+#include "tests/engine/trace_check.h"
 
 namespace tandem::gpu_worker {
 namespace {
@@ -70,16 +72,20 @@ class RealWorkersTest : public testing::Test {
   // A model whose experts are as wide as the workers' kernels want (32 at least).
   RealWorkersTest() : golden_(LoadGolden("kimi_k2")) {}
 
-  ~RealWorkersTest() override {
+  ~RealWorkersTest() override { StopCluster(); }
+
+  // Ready for another StartCluster.
+  void StopCluster() {
     link_.reset();
     gpu_.reset();
     cpu_.clear();
     stop_ = true;
     if (ticker_.joinable()) ticker_.join();
     if (server_ != nullptr) server_->Shutdown(absl::Seconds(1));
+    stop_ = false;
   }
 
-  void StartCluster(uint32_t replicas) {
+  void StartCluster(uint32_t replicas, const std::vector<std::string>& gpu_flags = {}) {
     coordinator::RegistryOptions options;
     options.cpu_workers_expected = 2;
     options.replicas = replicas;
@@ -97,10 +103,20 @@ class RealWorkersTest : public testing::Test {
       }
     });
     for (int i = 0; i < 2; ++i) cpu_.push_back(StartCpuWorker());
-    gpu_ = std::make_unique<GpuWorkerProcess>(std::vector<std::string>{
-        "--model", SourcePath("tests/golden/logits/kimi_k2"), "--coordinator", server_->address(),
-        "--precision", "f32", "--threads", "1", "--kv-tokens", "1024", "--expert-patience-seconds",
-        "1"});
+    std::vector<std::string> flags = {"--model",
+                                      SourcePath("tests/golden/logits/kimi_k2"),
+                                      "--coordinator",
+                                      server_->address(),
+                                      "--precision",
+                                      "f32",
+                                      "--threads",
+                                      "1",
+                                      "--kv-tokens",
+                                      "1024",
+                                      "--expert-patience-seconds",
+                                      "1"};
+    flags.insert(flags.end(), gpu_flags.begin(), gpu_flags.end());
+    gpu_ = std::make_unique<GpuWorkerProcess>(flags);
     WaitReady();
     link_ = rpc::EngineLink::Make(registry_->ReadyGpuWorkers().at(0).address);
   }
@@ -169,6 +185,41 @@ class RealWorkersTest : public testing::Test {
     }
   }
 
+  // Three sequences with the golden answer, side by side in every step; `in_the_middle` as above.
+  void ExpectGoldenAnswers(const std::function<void()>& in_the_middle) {
+    StepPlan plan;
+    for (uint64_t id = 1; id <= 3; ++id) {
+      auto* start = plan.add_starts();
+      start->set_sequence_id(id);
+      start->set_prompt_tokens(static_cast<uint32_t>(golden_.prompt_tokens));
+      auto* slice = plan.add_slices();
+      slice->set_sequence_id(id);
+      slice->set_kind(engine::v1::SLICE_KIND_PREFILL);
+      slice->mutable_token_ids()->Add(golden_.tokens.begin(),
+                                      golden_.tokens.begin() + golden_.prompt_tokens);
+      slice->add_new_pages(static_cast<uint32_t>(id));
+      slice->set_sample(true);
+    }
+    for (size_t t = golden_.prompt_tokens; t < golden_.tokens.size(); ++t) {
+      const StepResult result = Run(plan);
+      ASSERT_EQ(result.slices_size(), 3);
+      for (const auto& slice : result.slices()) {
+        ASSERT_EQ(slice.status_code(), 0u) << slice.status_message();
+        EXPECT_EQ(slice.token_id(), golden_.tokens[t]) << "position " << t;
+      }
+      if (t == static_cast<size_t>(golden_.prompt_tokens) + 3 && in_the_middle) in_the_middle();
+      plan.Clear();
+      for (uint64_t id = 1; id <= 3; ++id) {
+        auto* slice = plan.add_slices();
+        slice->set_sequence_id(id);
+        slice->set_kind(engine::v1::SLICE_KIND_DECODE);
+        slice->set_start_position(static_cast<uint32_t>(t));
+        slice->add_token_ids(golden_.tokens[t]);
+        slice->set_sample(true);
+      }
+    }
+  }
+
   const GoldenModel golden_;
   std::unique_ptr<coordinator::Registry> registry_;
   std::shared_ptr<grpc::Service> membership_;
@@ -192,6 +243,43 @@ TEST_F(RealWorkersTest, ALostReplicaChangesNothing) {
   StartCluster(/*replicas=*/2);
   if (HasFatalFailure()) return;
   ExpectGoldenAnswer(1, 0, [this] { cpu_[0].reset(); });
+}
+
+// Over shared memory and over gRPC, with a replica lost on the way.
+TEST_F(RealWorkersTest, TwoHalvesInFlightAnswerTheSame) {
+  for (const std::string transport : {"shm", "grpc"}) {
+    StopCluster();
+    StartCluster(/*replicas=*/2, {"--half-batches", "2", "--expert-transport", transport});
+    if (HasFatalFailure()) return;
+    ExpectGoldenAnswers([this] { cpu_[0].reset(); });
+  }
+}
+
+// The file has the last steps, is there once they are and again at the end.
+TEST_F(RealWorkersTest, WritesATraceOfItsLastSteps) {
+  const std::string file = testing::TempDir() + "/trace.json";
+  StartCluster(/*replicas=*/1, {"--half-batches", "2", "--trace", file, "--trace-steps", "4"});
+  if (HasFatalFailure()) return;
+  EXPECT_TRUE(SpansOf(CheckTrace(base::ReadTextOrEmpty(file)), "steps").empty());
+  ExpectGoldenAnswers(nullptr);
+  const absl::Time end = absl::Now() + kWaitMax;
+  const auto steps = [&] { return SpansOf(CheckTrace(base::ReadTextOrEmpty(file)), "steps"); };
+  while (steps().empty() && absl::Now() < end) absl::SleepFor(absl::Milliseconds(50));
+  EXPECT_FALSE(steps().empty());
+  link_.reset();
+  EXPECT_EQ(gpu_->Stop(), 0);
+  const nlohmann::json events = CheckTrace(base::ReadTextOrEmpty(file));
+  int whole_steps = 0;
+  for (const auto& span : SpansOf(events, "steps")) {
+    if (!span.at("name").get<std::string>().starts_with("step ")) continue;
+    ++whole_steps;
+    EXPECT_EQ(span.at("args").at("rows"), 3);
+    EXPECT_EQ(span.at("args").at("halves"), 2);
+  }
+  EXPECT_EQ(whole_steps, 4);
+  // Each MoE layer of each half asks at least one of the two workers.
+  EXPECT_GE(SpansOf(events, "127.0.0.1").size(), SpansOf(events, "half ", "dispatch").size());
+  EXPECT_FALSE(SpansOf(events, "half ", "dispatch").empty());
 }
 
 TEST_F(RealWorkersTest, ALostWorkerWithoutReplicaIsNamedAndReplaced) {
