@@ -10,7 +10,7 @@
 
 namespace tandem::gpu_worker::cuda {
 
-inline constexpr int kNormHeldPackets = 4;  // a thread: 32 registers
+inline constexpr int kNormHeldPackets = 4;
 // Rows up to here are a warp's: 1024 values, all of them held.
 inline constexpr int64_t kNormWarpColsMax = kNormHeldPackets * kPacket * kWarpThreads;
 inline constexpr int kNormBlockThreads = 256;  // hold 8192 values: every hidden size of the family
@@ -27,29 +27,44 @@ __device__ __forceinline__ int ThreadOfRow() {
 }
 
 // Reads a row and calls use(packet, values) with each of its packets, normed and rounded as it is
-// stored, and, up to a multiple of `granule` packets, with packets of zeros: all lanes of a warp
-// together. Packets are in an order of the thread's own.
+// stored, and, up to a multiple of `granule` packets, with padding (zeros; NaN where the row's sum
+// is not finite): all lanes of a warp together. Packets are in an order of the thread's own.
 template <Storage kStorage, int kThreads, typename Use>
 __device__ __forceinline__ void NormRow(const Stored<kStorage>* x, const float* weight, float eps,
                                         int64_t cols, int64_t granule, Use use) {
   const int thread = ThreadOfRow<kThreads>(), first_lane = thread / kWarpThreads * kWarpThreads;
   const int64_t packets = (PacketsOf(cols) + granule - 1) / granule * granule;
-  float held[kNormHeldPackets][kPacket];
+  const bool whole = cols % kPacket == 0 && IsAligned16(x) && IsAligned16(weight);
+  RawPacket<kStorage> held[kNormHeldPackets];
+  RawPacket<Storage::kF32> weights[kNormHeldPackets];
+  const auto begin_of = [&](int c) { return (int64_t{1} * c * kThreads + thread) * kPacket; };
+  if (whole) {
+#pragma unroll
+    for (int c = 0; c < kNormHeldPackets; ++c) {
+      held[c] = LoadWhole<kStorage>(x, begin_of(c), begin_of(c) < cols);
+    }
+#pragma unroll
+    for (int c = 0; c < kNormHeldPackets; ++c) {
+      weights[c] = LoadWhole<Storage::kF32>(weight, begin_of(c), begin_of(c) < cols);
+    }
+  } else {
+#pragma unroll
+    for (int c = 0; c < kNormHeldPackets; ++c) {
+      held[c] = LoadSlowly<kStorage>(x, begin_of(c), cols);
+      weights[c] = LoadSlowly<Storage::kF32>(weight, begin_of(c), cols);
+    }
+  }
   float sum = 0.0f;
-  const auto add = [&](const float(&v)[kPacket]) {
+  const auto add = [&](const RawPacket<kStorage>& raw) {
+    float v[kPacket];
+    Unpack(raw, v);
 #pragma unroll
     for (int i = 0; i < kPacket; ++i) sum = fmaf(v[i], v[i], sum);
   };
 #pragma unroll
-  for (int c = 0; c < kNormHeldPackets; ++c) {
-    LoadPacket(x, (static_cast<int64_t>(c) * kThreads + thread) * kPacket, cols, held[c]);
-  }
-#pragma unroll
   for (int c = 0; c < kNormHeldPackets; ++c) add(held[c]);
   for (int64_t p = kNormHeldPackets * kThreads + thread; p * kPacket < cols; p += kThreads) {
-    float v[kPacket];
-    LoadPacket(x, p * kPacket, cols, v);
-    add(v);
+    add(LoadRaw<kStorage>(x, p * kPacket, cols));
   }
   if constexpr (kThreads == kWarpThreads) {
     sum = WarpSum(sum);
@@ -57,26 +72,25 @@ __device__ __forceinline__ void NormRow(const Stored<kStorage>* x, const float* 
     sum = BlockSum(sum, reinterpret_cast<float*>(SharedMemory()));
   }
   const float scale = 1.0f / sqrtf(sum / static_cast<float>(cols) + eps);
-  const auto finish = [&](int64_t p, float(&v)[kPacket]) {
-    float w[kPacket];
-    LoadPacket(weight, p * kPacket, cols, w);
+  const auto finish = [&](int64_t p, const RawPacket<kStorage>& raw,
+                          const RawPacket<Storage::kF32>& raw_weights) {
+    float v[kPacket], w[kPacket];
+    Unpack(raw, v);
+    Unpack(raw_weights, w);
 #pragma unroll
-    for (int i = 0; i < kPacket; ++i) {
-      // A padding value stays zero, whatever the scale is.
-      v[i] = p * kPacket + i < cols ? RoundedTo<kStorage>(v[i] * scale * w[i]) : 0.0f;
-    }
+    for (int i = 0; i < kPacket; ++i) v[i] = RoundedTo<kStorage>(v[i] * scale * w[i]);
     use(p, v);
   };
 #pragma unroll
   for (int c = 0; c < kNormHeldPackets; ++c) {
     if (c * kThreads + first_lane < packets) {
-      finish(static_cast<int64_t>(c) * kThreads + thread, held[c]);
+      finish(static_cast<int64_t>(c) * kThreads + thread, held[c], weights[c]);
     }
   }
   for (int64_t p = kNormHeldPackets * kThreads; p + first_lane < packets; p += kThreads) {
-    float v[kPacket];
-    LoadPacket(x, (p + thread) * kPacket, cols, v);
-    finish(p + thread, v);
+    const int64_t begin = (p + thread) * kPacket;
+    finish(p + thread, LoadRaw<kStorage>(x, begin, cols),
+           LoadRaw<Storage::kF32>(weight, begin, cols));
   }
 }
 

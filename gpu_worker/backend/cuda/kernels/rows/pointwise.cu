@@ -22,8 +22,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t begin = GlobalThread() * kPacket;
   if (begin >= count) return;
   float to[kPacket], from[kPacket];
-  LoadPacket(x, begin, count, to);
-  LoadPacket(delta, begin, count, from);
+  LoadPackets<kStorage, kStorage>(x, delta, begin, count, to, from);
 #pragma unroll
   for (int i = 0; i < kPacket; ++i) to[i] += from[i];
   StorePacket(to, x, begin, count);
@@ -36,9 +35,9 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t begin = GlobalThread() * kPacket;
   if (begin >= count) return;
   float to[kPacket], from[kPacket], sum[kPacket];
-  LoadPacket(x, begin, count, to);
-  LoadPacket(shared, begin, count, from);
-  LoadPacket(routed, begin, count, sum);
+  const auto of_routed = LoadRaw<Storage::kF32>(routed, begin, count);
+  LoadPackets<kStorage, kStorage>(x, shared, begin, count, to, from);
+  Unpack(of_routed, sum);
 #pragma unroll
   for (int i = 0; i < kPacket; ++i) to[i] += sum[i] + from[i];
   StorePacket(to, x, begin, count);
@@ -51,15 +50,13 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t begin = GlobalThread() * kPacket;
   if (begin >= count) return;
   float g[kPacket], u[kPacket];
-  LoadPacket(gate, begin, count, g);
-  LoadPacket(up, begin, count, u);
+  LoadPackets<kStorage, kStorage>(gate, up, begin, count, g, u);
 #pragma unroll
   for (int i = 0; i < kPacket; ++i) g[i] = ExactSwiGlu(g[i], u[i]);
   StorePacket(g, out, begin, count);
 }
 
-// A row's packets lie along grid.y. Values pass through f32, which keeps all of them but the
-// payloads of NaNs.
+// A row's packets lie along grid.y.
 template <Storage kStorage>
 __global__ void __launch_bounds__(kThreads)
     GatherRowsKernel(const Stored<kStorage>* x, int64_t x_stride, const uint32_t* row_ids,
@@ -69,7 +66,7 @@ __global__ void __launch_bounds__(kThreads)
   if (begin >= cols) return;
   const uint32_t from = row_ids[row];
   float v[kPacket] = {};
-  if (from != kNoRow) LoadPacket(x + from * x_stride, begin, cols, v);
+  if (from != kNoRow) LoadPacket<kStorage>(x + from * x_stride, begin, cols, v);
   StorePacket(v, out + row * cols, begin, cols);
 }
 
@@ -85,7 +82,7 @@ __global__ void __launch_bounds__(kThreads) ScatterAddRowsKernel(ScatterAddArgs 
     const int64_t from = a.entries[e];
     const float weight = a.weights == nullptr ? 1.0f : a.weights[e];
     float v[kPacket];
-    LoadPacket(y + from * a.y_stride, begin, a.cols, v);
+    LoadPacket<kStorage>(y + from * a.y_stride, begin, a.cols, v);
 #pragma unroll
     for (int i = 0; i < kPacket; ++i) sum[i] = __fadd_rn(sum[i], __fmul_rn(weight, v[i]));
   }

@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads)
                           float* scales) {
   const Place p = PlaceOf(cols);
   float v[kPacket];
-  LoadPacket(x + p.row * x_stride, p.packet * kPacket, cols, v);
+  LoadPacket<Storage::kBf16>(x + p.row * x_stride, p.packet * kPacket, cols, v);
   WriteRun(p, v, codes, scales);
 }
 
@@ -46,8 +46,8 @@ __global__ void __launch_bounds__(kThreads)
                     float* scales) {
   const Place p = PlaceOf(cols);
   float g[kPacket], u[kPacket];
-  LoadPacket(gate + p.row * stride, p.packet * kPacket, cols, g);
-  LoadPacket(up + p.row * stride, p.packet * kPacket, cols, u);
+  LoadPackets<Storage::kBf16, Storage::kBf16>(gate + p.row * stride, up + p.row * stride,
+                                              p.packet * kPacket, cols, g, u);
 #pragma unroll
   for (int i = 0; i < kPacket; ++i) g[i] = RoundToBf16(ExactSwiGlu(g[i], u[i]));  // of zeros: zero
   WriteRun(p, g, codes, scales);

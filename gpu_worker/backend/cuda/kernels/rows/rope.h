@@ -15,15 +15,17 @@ __device__ __forceinline__ void RotatePacket(int64_t rope, const Stored<kStorage
                                              Stored<kStorage>* to) {
   const int64_t half = rope / 2, begin = packet * kPacket;
   float c[kPacket], s[kPacket], first[kPacket], second[kPacket];
-  LoadPacket(cos, begin, half, c);
-  LoadPacket(sin, begin, half, s);
+  LoadPackets<Storage::kF32, Storage::kF32>(cos, sin, begin, half, c, s);
+  RawPacket<kStorage> of_first, of_second;
   if constexpr (kHalves) {  // a in `first`, b in `second`
-    LoadPacket(from, begin, half, first);
-    LoadPacket(from + half, begin, half, second);
+    of_first = LoadRaw<kStorage>(from, begin, half);
+    of_second = LoadRaw<kStorage>(from + half, begin, half);
   } else {  // pairs side by side
-    LoadPacket(from, 2 * begin, rope, first);
-    LoadPacket(from, 2 * begin + kPacket, rope, second);
+    of_first = LoadRaw<kStorage>(from, 2 * begin, rope);
+    of_second = LoadRaw<kStorage>(from, 2 * begin + kPacket, rope);
   }
+  Unpack(of_first, first);
+  Unpack(of_second, second);
 #pragma unroll
   for (int i = 0; i < kPacket; ++i) {
     constexpr int kLow = kPacket / 2;

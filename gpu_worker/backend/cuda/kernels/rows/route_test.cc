@@ -137,14 +137,6 @@ TEST(Route, EqualLogitsGoToTheLowestIds) {
   }
 }
 
-// The two zeros are a tie.
-TEST(Route, ZerosOfBothSignsAreATie) {
-  Problem p{Config(TopkMethod::kNoAuxTc, ScoringFunc::kSigmoid, 3, 2, 1, 1), 1};
-  p.logits = {-100.0f, -100.0f, -100.0f};  // scores of zero
-  p.bias = {-0.0f, 0.0f, -0.0f};
-  ExpectTheHosts(p);
-}
-
 TEST(Route, NanAndInfinityComeOutAsOnTheHost) {
   std::mt19937 random(3);
   const float infinity = std::numeric_limits<float>::infinity();

@@ -10,8 +10,9 @@
 namespace tandem::gpu_worker::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kPerThread = 16;
+// Few threads with many logits each: every thread compares its best with every other's.
+constexpr int kThreads = 128;
+constexpr int kPerThread = 32;
 constexpr int kChunk = kThreads * kPerThread;
 // Only the k threads with the best maxima have anything among the k best.
 constexpr int kCandidatesMax = kTopLogitsMax * kPerThread;
@@ -34,13 +35,12 @@ __device__ __forceinline__ Key KeyOf(float value, int64_t id) {
   return static_cast<Key>(OrderOf(value)) << 32 | static_cast<uint32_t>(~id);
 }
 
-// out [k] = the k largest of the block's keys, descending, padded with 0.
-__device__ __forceinline__ void BestOfBlock(const Key (&keys)[kPerThread], int k, Search& search,
+// out [k] = the k largest of the block's keys, descending, padded with 0. key_of(i), i below
+// kPerThread: the thread's keys, of which `mine` is the largest.
+template <typename KeyOfPlace>
+__device__ __forceinline__ void BestOfBlock(KeyOfPlace key_of, Key mine, int k, Search& search,
                                             Key* out) {
   const int thread = static_cast<int>(threadIdx.x);
-  Key mine = 0;
-#pragma unroll
-  for (int i = 0; i < kPerThread; ++i) mine = keys[i] > mine ? keys[i] : mine;
   search.maxima[thread] = mine;
   if (thread == 0) {
     search.threshold = 1;  // where fewer than k threads have keys, all keys are candidates
@@ -56,9 +56,8 @@ __device__ __forceinline__ void BestOfBlock(const Key (&keys)[kPerThread], int k
   if (mine >= threshold) {
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
-      if (keys[i] >= threshold) {
-        search.candidates[atomicAdd(&search.candidates_count, 1)] = keys[i];
-      }
+      const Key key = key_of(i);
+      if (key >= threshold) search.candidates[atomicAdd(&search.candidates_count, 1)] = key;
     }
   }
   __syncthreads();
@@ -93,26 +92,34 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t row = blockIdx.x, chunk = blockIdx.y, chunks = gridDim.y;
   const float minus_infinity = __uint_as_float(0xff800000u);
   float values[kPerThread];
-  Key keys[kPerThread];
-  float highest = minus_infinity;
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
     const int64_t id = chunk * kChunk + i * kThreads + threadIdx.x;
     values[i] = id < vocab ? logits[row * vocab + id] : minus_infinity;
-    keys[i] = id < vocab ? KeyOf(values[i], id) : 0;
+  }
+  const auto key_of = [&](int i) {
+    const int64_t id = chunk * kChunk + i * kThreads + threadIdx.x;
+    return id < vocab ? KeyOf(values[i], id) : 0;
+  };
+  Key mine = 0;
+  float highest = minus_infinity;
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    const Key key = key_of(i);
+    mine = key > mine ? key : mine;
     if (IsFinite(values[i])) highest = values[i] > highest ? values[i] : highest;
   }
   highest = BlockMax(highest, search.sums);
   float sum = 0.0f;
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
-    if (keys[i] == 0) continue;
+    if (chunk * kChunk + i * kThreads + threadIdx.x >= vocab) continue;
     sum += IsFinite(values[i]) ? ExactExp(__fsub_rn(values[i], highest))
                                : __uint_as_float(0x7fc00000u);
   }
   sum = BlockSum(sum, search.sums);
   if (threadIdx.x == 0) sums[row * chunks + chunk] = {highest, sum};
-  BestOfBlock(keys, k, search, keys_out + (row * chunks + chunk) * k);
+  BestOfBlock(key_of, mine, k, search, keys_out + (row * chunks + chunk) * k);
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -121,13 +128,15 @@ __global__ void __launch_bounds__(kThreads)
   Search& search = *reinterpret_cast<Search*>(SharedMemory());
   Key* const best = reinterpret_cast<Key*>(SharedMemory() + sizeof(Search));  // [k]
   const int64_t row = blockIdx.x;
-  Key keys[kPerThread];
+  Key keys[kPerThread], mine = 0;
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
     const int place = i * kThreads + static_cast<int>(threadIdx.x);
     keys[i] = place < chunks * k ? keys_in[row * chunks * k + place] : 0;
   }
-  BestOfBlock(keys, k, search, best);
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) mine = keys[i] > mine ? keys[i] : mine;
+  BestOfBlock([&](int i) { return keys[i]; }, mine, k, search, best);
   __syncthreads();
   for (int rank = static_cast<int>(threadIdx.x); rank < k; rank += kThreads) {
     const uint32_t id = ~static_cast<uint32_t>(best[rank]);

@@ -96,7 +96,7 @@ TEST(TopLogits, TiesGoToTheLowerId) {
 TEST(TopLogits, UnevenlySpread) {
   std::mt19937 random(4);
   std::vector<float> logits = Normal(8192, 1, random);
-  for (int i = 0; i < 16; ++i) logits[256 * i + 77] = 50.0f + static_cast<float>(i % 5);
+  for (int i = 0; i < 32; ++i) logits[128 * i + 77] = 50.0f + static_cast<float>(i % 5);
   ExpectTop(logits, 1, 40);
   for (int i = 0; i < 300; ++i) logits[5000 + i] = 90.0f - static_cast<float>(i % 90);
   ExpectTop(logits, 1, 64);
