@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "gpu_worker/engine/half_batches.h"
 #include "gtest/gtest.h"
 #include "lib/base/log.h"
 
@@ -103,6 +104,24 @@ TEST(WorkerOptionsTest, EachRankHasAKvCache) {
   EXPECT_NEAR(four * 4 / one, 1, 0.1);
   options.kv_tokens = 640;
   EXPECT_EQ(KvPages(options, config, Precision::kBf16), 10);
+}
+
+TEST(WorkerOptionsTest, HalfBatchesAreANumberOrAWord) {
+  ModelConfig config;
+  config.n_routed_experts = 64;
+  config.num_experts_per_tok = 8;
+  BackendInfo device, host;
+  device.asynchronous = true;
+  const auto rows = [&](const std::string& flag, const BackendInfo& backend) {
+    return HalfRowsMin(Start({"--half-batches=" + flag}, std::nullopt).options, config, backend);
+  };
+  EXPECT_EQ(rows("off", device), 0);
+  EXPECT_EQ(rows("17", host), 17);
+  EXPECT_EQ(rows("auto", host), 0);
+  EXPECT_EQ(rows("auto", device), DefaultHalfRowsMin(config, device));
+  for (const char* bad : {"1", "0", "-2", "on", "2.5", ""}) {
+    EXPECT_THROW(rows(bad, host), CLI::ParseError) << bad;
+  }
 }
 
 TEST(WorkerOptionsTest, EveryFormatOfRecipesIsOneOfTheBackend) {
