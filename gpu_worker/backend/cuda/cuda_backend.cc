@@ -16,6 +16,7 @@
 #include "gpu_worker/backend/cuda/memory_plan.h"
 #include "gpu_worker/backend/cuda/step_buffers.h"
 #include "gpu_worker/backend/cuda/step_clock.h"
+#include "gpu_worker/backend/shard/device_parts.h"
 #include "lib/base/check.h"
 #include "lib/base/log.h"
 #include "lib/base/status_macros.h"
@@ -66,17 +67,25 @@ uint64_t Signature(const T&... values) {
 
 class CudaBackend : public Backend {
  public:
-  CudaBackend(const ModelConfig& config, const CudaBackendOptions& options)
+  // collective: how this rank of the plan meets the others; null when it is the only one.
+  CudaBackend(const ModelConfig& config, const CudaBackendOptions& options, const ShardPlan& plan,
+              int rank, Collective* collective)
       : config_(config),
         options_(options),
         storage_(options.formats.storage()),
+        plan_(plan),
+        rank_(rank),
+        heads_(plan.heads().of(rank).size()),
+        collective_(collective),
         rope_(config),
         stream_(NewStream()),
         copies_(NewStream()),
         segments_(stream_.get()),
         clock_(stream_.get()) {}
 
-  absl::Status Load(const ModelWeights& weights, const DeviceProperties& device);
+  // Works out shapes and what fits; allocates nothing.
+  absl::Status Plan(const DeviceProperties& device);
+  absl::Status Load(const ModelWeights& weights);
 
   const BackendInfo& info() const override { return info_; }
 
@@ -90,7 +99,7 @@ class CudaBackend : public Backend {
   }
 
   void BeginStep(int slot, const StepBatch& step) override {
-    segments_.End();
+    EndSegment();
     TANDEM_CHECK_LE(step.rows(), info_.slot_rows_max(slot));
     TANDEM_CHECK_EQ(step.token_ids.size(), step.positions.size());
     slot_ = slot;
@@ -110,7 +119,7 @@ class CudaBackend : public Backend {
 
   void SelectSlot(int slot) override {
     if (slot == slot_) return;
-    segments_.End();
+    EndSegment();
     slot_ = slot;
   }
 
@@ -124,13 +133,19 @@ class CudaBackend : public Backend {
   }
 
   void Embed(DeviceRows& x) override {
+    const Split& split = weights_.embedding_split;
+    const int64_t cols = split.of(rank_).size();
+    void* const whole = AsCuda(x).data();
+    void* const to = collective_ == nullptr ? whole : scratch_.part;
     Do(
         "embed", -1,
-        [=, this, ids = slot().buffers.ids(), to = AsCuda(x).data()](Stream stream) {
-          cuda::Embed(storage_, ids, weights_.embedding, config_.hidden_size, slot().padded, to,
-                      stream);
+        [=, this, ids = slot().buffers.ids()](Stream stream) {
+          cuda::Embed(storage_, ids, weights_.embedding, cols, slot().padded, to, stream);
         },
-        AsCuda(x).data());
+        static_cast<const std::byte*>(whole));
+    if (collective_ == nullptr) return;
+    if (cols < split.part_max()) Widen(cols, split.part_max());
+    Gather(-1, split, scratch_.part, whole);
   }
 
   void Norm(int64_t layer, NormSite site, const DeviceRows& x, DeviceRows& out) override {
@@ -155,8 +170,8 @@ class CudaBackend : public Backend {
     Do(
         "rope", layer,
         [=, this, to = AsCuda(q).data()](Stream stream) {
-          RotateQueries(storage_, Tables(), config_.num_attention_heads, config_.qk_head_dim(),
-                        slot().padded, to, stream);
+          RotateQueries(storage_, Tables(), heads_, config_.qk_head_dim(), slot().padded, to,
+                        stream);
           FinishKeys({.storage = storage_,
                       .kv = scratch_.kv,
                       .weight = weights_.layers[layer].kv_a_norm,
@@ -182,7 +197,7 @@ class CudaBackend : public Backend {
     }
     for (const Segment& segment : slot().step.segments) {
       if (Flash() && segment.kind == RowKind::kDecode) continue;
-      segments_.End();  // its place and length are the step's own
+      EndSegment();  // its place and length are the step's own
       Do("attention_prefill", layer, [=, this, &q, &attended](Stream stream) {
         AttendPrompt(layer, segment, AsCuda(q).data(), AsCuda(attended).data(), stream);
       });
@@ -190,8 +205,14 @@ class CudaBackend : public Backend {
   }
 
   void AddAttentionOutput(int64_t layer, const DeviceRows& attended, DeviceRows& x) override {
-    Project("attention_out", layer, weights_.layers[layer].o, AsCuda(attended).data(),
-            AsCuda(attended).cols(), scratch_.delta, config_.hidden_size);
+    const CudaLayer& w = weights_.layers[layer];
+    const void* heads = AsCuda(attended).data();
+    if (collective_ != nullptr) {
+      Gather(layer, plan_.attended(), heads, scratch_.whole);
+      heads = scratch_.whole;
+    }
+    ProjectWhole("attention_out", layer, w.o, w.o_split, heads, plan_.attended().total(),
+                 scratch_.delta);
     AddDelta(layer, x);
   }
 
@@ -203,9 +224,10 @@ class CudaBackend : public Backend {
 
   void StartRoute(int64_t layer, const DeviceRows& h,
                   const std::vector<uint32_t>* forced_ids) override {
+    if (rank_ > 0) return;  // the first rank chooses for all
     const SlotScratch& mine = scratch_.slots[slot_];
     if (forced_ids != nullptr) {
-      segments_.End();
+      EndSegment();
       TANDEM_CHECK_EQ(static_cast<int64_t>(forced_ids->size()),
                       slot().rows * config_.num_experts_per_tok);
       const int64_t padding = (slot().padded - slot().rows) * config_.num_experts_per_tok;
@@ -245,6 +267,10 @@ class CudaBackend : public Backend {
   // The rows are set aside first, so that the copy to the host need not be over before they are
   // overwritten.
   void StartReadRows(const DeviceRows& h) override {
+    if (rank_ > 0) {
+      EndSegment();
+      return;
+    }
     const int64_t bytes = slot().rows * config_.hidden_size * BytesOf(storage_);
     const int64_t padded_bytes = slot().padded * config_.hidden_size * BytesOf(storage_);
     const SlotScratch& mine = scratch_.slots[slot_];
@@ -254,7 +280,7 @@ class CudaBackend : public Backend {
           CopyOnDevice(to, from, padded_bytes, stream);
         },
         AsCuda(h).data());
-    segments_.End();
+    EndSegment();
     Slot& s = slot();
     Record(s.routed_ready.get(), stream_.get());
     WaitFor(s.routed_ready.get(), copies_.get());
@@ -268,6 +294,10 @@ class CudaBackend : public Backend {
 
   void FinishRoute(RouterChoice* choice) override {
     Slot& s = slot();
+    if (rank_ > 0) {  // chooses nothing, but what the experts answered must have left its memory
+      Synchronize(s.routed_sent.get());
+      return;
+    }
     Synchronize(s.read_done.get());
     const int64_t k = config_.num_experts_per_tok, count = s.rows * k;
     choice->experts_per_row = k;
@@ -287,11 +317,11 @@ class CudaBackend : public Backend {
           [=, to = AsCuda(out).data()](Stream stream) { FillBytes(to, 0, bytes, stream); },
           AsCuda(out).data());
     }
-    segments_.End();
+    EndSegment();
   }
 
   void AddMoe(const DeviceRows& shared, DeviceRows& x) override {
-    segments_.End();
+    EndSegment();
     Slot& s = slot();
     const int64_t count = s.rows * config_.hidden_size;
     float* const routed = scratch_.slots[slot_].routed;
@@ -309,8 +339,9 @@ class CudaBackend : public Backend {
   }
 
   void Logits(std::span<const LogitRow> rows, std::vector<float>* logits) override {
-    segments_.End();
+    EndSegment();
     const int64_t count = static_cast<int64_t>(rows.size()), hidden = config_.hidden_size;
+    const ShardRange own = weights_.vocab_split.of(rank_);
     TANDEM_CHECK_LE(count, info_.logit_rows_max);
     if (count == 0) return;
     Do("logits", -1, [=, this](Stream stream) {
@@ -330,12 +361,20 @@ class CudaBackend : public Backend {
                .out = scratch_.logit_rows,
                .out_stride = hidden},
               stream);
+      if (own.empty()) return;
       cuda::Linear(LinearOf(weights_.head, scratch_.logit_rows, hidden, count, scratch_.logits,
-                            config_.vocab_size, Storage::kF32),
+                            own.size(), Storage::kF32),
                    stream);
     });
     logits->resize(count * config_.vocab_size);
-    CopyToHost(logits->data(), scratch_.logits, logits->size() * sizeof(float), stream_.get());
+    if (own.size() == config_.vocab_size) {
+      CopyToHost(logits->data(), scratch_.logits, logits->size() * sizeof(float), stream_.get());
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        CopyToHost(logits->data() + i * config_.vocab_size + own.begin,
+                   scratch_.logits + i * own.size(), own.size() * sizeof(float), stream_.get());
+      }
+    }
     Synchronize(stream_.get());
   }
 
@@ -348,7 +387,7 @@ class CudaBackend : public Backend {
   const Slot& slot() const { return *slots_[slot_]; }
 
   int64_t ColsOf(RowShape shape) const {
-    const int64_t heads = config_.num_attention_heads;
+    const int64_t heads = heads_;
     return shape == RowShape::kHidden    ? config_.hidden_size
            : shape == RowShape::kQueries ? heads * config_.qk_head_dim()
                                          : heads * config_.v_head_dim;
@@ -379,6 +418,12 @@ class CudaBackend : public Backend {
     const bool scaled = !(args.normalize && config_.scoring_func == ScoringFunc::kSoftmax);
     args.scale = scaled ? static_cast<float>(config_.routed_scaling_factor) : 1.0f;
     return args;
+  }
+
+  void EndSegment() {
+    if (!segments_.open()) return;
+    segments_.End();
+    if (collective_ != nullptr) collective_->Watch(stream_.get());
   }
 
   void OpenSegment(int part, int64_t layer) {
@@ -414,6 +459,7 @@ class CudaBackend : public Backend {
 
   void Project(const char* name, int64_t layer, const DeviceMatrix& w, const void* x,
                int64_t x_stride, void* y, int64_t y_stride) {
+    if (w.outputs == 0) return;  // a rank without a share
     const LinearArgs args = LinearOf(w, x, x_stride, slot().padded, y, y_stride, storage_);
     Do(
         name, layer, [args](Stream stream) { cuda::Linear(args, stream); },
@@ -448,21 +494,75 @@ class CudaBackend : public Backend {
 
   // out = down(silu(gate h) * up h)
   void Ffn(int64_t layer, const CudaFfn& ffn, const DeviceRows& h, void* out) {
-    const int64_t hidden = config_.hidden_size, inter = ffn.gate.outputs;
-    Project("ffn_gate", layer, ffn.gate, AsCuda(h).data(), hidden, scratch_.gate, inter);
-    Project("ffn_up", layer, ffn.up, AsCuda(h).data(), hidden, scratch_.up, inter);
-    const int64_t count = slot().padded * inter;
+    const int64_t hidden = config_.hidden_size, stride = ffn.inter.part_max();
+    Project("ffn_gate", layer, ffn.gate, AsCuda(h).data(), hidden, scratch_.gate, stride);
+    Project("ffn_up", layer, ffn.up, AsCuda(h).data(), hidden, scratch_.up, stride);
+    const int64_t count = slot().padded * stride;
     Do("ffn_activation", layer, [=, this](Stream stream) {
       SwiGlu(storage_, scratch_.gate, scratch_.up, count, scratch_.gate, stream);
     });
-    Project("ffn_down", layer, ffn.down, scratch_.gate, inter, out, hidden);
+    const void* inter = scratch_.gate;
+    if (collective_ != nullptr) {
+      Gather(layer, ffn.inter, inter, scratch_.whole);
+      inter = scratch_.whole;
+    }
+    ProjectWhole("ffn_down", layer, ffn.down, ffn.hidden, inter, ffn.inter.total(), out);
+  }
+
+  // The same as Project for a layer whose outputs ranks share: whole rows in y.
+  void ProjectWhole(const char* name, int64_t layer, const DeviceMatrix& w, const Split& split,
+                    const void* x, int64_t x_stride, void* y) {
+    if (collective_ == nullptr) {
+      Project(name, layer, w, x, x_stride, y, split.total());
+      return;
+    }
+    Project(name, layer, w, x, x_stride, scratch_.part, split.part_max());
+    Gather(layer, split, scratch_.part, y);
+  }
+
+  // whole [padded, split.total()] from every rank's part [padded, split.part_max()]. An error is
+  // the collective's and final; its owner looks at it after each call.
+  void Gather(int64_t layer, const Split& split, const void* part, void* whole) {
+    const int64_t bytes = slot().padded * split.part_max() * BytesOf(storage_);
+    Do(
+        "gather", layer,
+        [=, this](Stream stream) {
+          if (!collective_->AllGather(part, scratch_.gathered, bytes, stream).ok()) return;
+          MergePartsOnDevice(split, slot().padded, static_cast<int>(BytesOf(storage_)),
+                             scratch_.gathered, whole, stream);
+        },
+        static_cast<const std::byte*>(part), static_cast<const std::byte*>(whole));
+  }
+
+  // Rows of `cols` in scratch_.part are moved apart to part_max: the last rank's share of a matrix
+  // may be smaller than the others'.
+  void Widen(int64_t cols, int64_t part_max) {
+    Do("widen", -1, [=, this](Stream stream) {
+      const int value_bytes = static_cast<int>(BytesOf(storage_));
+      CopyColumns({.value_bytes = value_bytes,
+                   .from = scratch_.part,
+                   .from_stride = cols,
+                   .to = scratch_.delta,
+                   .to_stride = cols,
+                   .rows = slot().padded,
+                   .cols = cols},
+                  stream);
+      CopyColumns({.value_bytes = value_bytes,
+                   .from = scratch_.delta,
+                   .from_stride = cols,
+                   .to = scratch_.part,
+                   .to_stride = part_max,
+                   .rows = slot().padded,
+                   .cols = cols},
+                  stream);
+    });
   }
 
   // Rows of the decode range: queries into latent space, attention over latents, values out of it.
   void AttendAbsorbed(int64_t layer, const void* q, void* attended, Stream stream) {
     const CudaLayer& w = weights_.layers[layer];
     const DecodeRange range = slot().buffers.decode();
-    const int64_t heads = config_.num_attention_heads, qk = config_.qk_head_dim();
+    const int64_t heads = heads_, qk = config_.qk_head_dim();
     const int64_t latent = config_.kv_lora_rank, key = config_.kv_row_dim(), v = config_.v_head_dim;
     const int64_t value_bytes = BytesOf(storage_);
     const auto* from = static_cast<const std::byte*>(q) + range.begin * heads * qk * value_bytes;
@@ -507,7 +607,7 @@ class CudaBackend : public Backend {
   void AttendPrompt(int64_t layer, const Segment& segment, const void* q, void* attended,
                     Stream stream) {
     const CudaLayer& w = weights_.layers[layer];
-    const int64_t heads = config_.num_attention_heads, value_bytes = BytesOf(storage_);
+    const int64_t heads = heads_, value_bytes = BytesOf(storage_);
     const int64_t q_bytes = heads * config_.qk_head_dim() * value_bytes;
     const int64_t v_bytes = heads * config_.v_head_dim * value_bytes;
     MlaPrefill({.kernels = options_.kernels,
@@ -530,10 +630,15 @@ class CudaBackend : public Backend {
   size_t LargestLinearWorkspace() const;
   size_t ActivationBytes(const ScratchShape& shape) const;
   absl::Status AllocateAll(const ScratchShape& shape);
+  void WidthsOfGathers(ScratchShape* shape) const;
 
   const ModelConfig config_;
   const CudaBackendOptions options_;
   const Storage storage_;
+  const ShardPlan plan_;
+  const int rank_;
+  const int64_t heads_;           // of this rank
+  Collective* const collective_;  // null: one rank
   const Rope rope_;
   const OwnedStream stream_, copies_;
   GraphSegments segments_;
@@ -575,7 +680,7 @@ ScratchShape CudaBackend::ShapeOf(const DeviceProperties& device) const {
   shape.storage = storage_;
   shape.kernels = options_.kernels;
   shape.absorbed = Flash();
-  shape.step.mla = {.heads = config_.num_attention_heads,
+  shape.step.mla = {.heads = heads_,
                     .latent = config_.kv_lora_rank,
                     .rope = config_.qk_rope_head_dim,
                     .nope = config_.qk_nope_head_dim,
@@ -600,7 +705,26 @@ ScratchShape CudaBackend::ShapeOf(const DeviceProperties& device) const {
   shape.experts = config_.n_routed_experts;
   shape.experts_per_row = config_.num_experts_per_tok;
   shape.logit_rows_max = info_.logit_rows_max;
+  shape.ranks = plan_.ranks();
+  WidthsOfGathers(&shape);
   return shape;
+}
+
+void CudaBackend::WidthsOfGathers(ScratchShape* shape) const {
+  const auto look = [&](const Split& split) {
+    shape->part_cols_max = std::max(shape->part_cols_max, split.part_max());
+    shape->gathered_cols_max = std::max(shape->gathered_cols_max, split.total());
+  };
+  look(weights_.embedding_split);
+  look(plan_.attended());
+  for (const CudaLayer& layer : weights_.layers) {
+    look(layer.o_split);
+    for (const std::optional<CudaFfn>* ffn : {&layer.dense, &layer.shared}) {
+      if (!ffn->has_value()) continue;
+      look((*ffn)->inter);
+      look((*ffn)->hidden);
+    }
+  }
 }
 
 // Scratch, the two slots' step buffers, and the rows that Forward asks for: x, h, the shared
@@ -647,19 +771,19 @@ absl::Status CudaBackend::AllocateAll(const ScratchShape& shape) {
   return absl::OkStatus();
 }
 
-absl::Status CudaBackend::Load(const ModelWeights& weights, const DeviceProperties& device) {
+absl::Status CudaBackend::Plan(const DeviceProperties& device) {
   info_ = {.name = "cuda",
            .precision = options_.formats.precision,
            .attention = options_.formats.attention,
            .kv_pages = options_.kv_pages,
            .rows_max = options_.rows_max,
-           .logit_rows_max = std::min(kLogitRowsMax, options_.rows_max),
-           .asynchronous = true};
-  TANDEM_ASSIGN_OR_RETURN(weights_, CudaWeightShapes(config_, options_.formats));
+           .logit_rows_max = std::min(kLogitRowsMax, options_.rows_max)};
+  const CudaShard shard = {&plan_, rank_};
+  TANDEM_ASSIGN_OR_RETURN(weights_, CudaWeightShapes(config_, options_.formats, shard));
   scratch_shape_ = ShapeOf(device);
   scratch_shape_.linear_workspace_bytes = LargestLinearWorkspace();
   MemoryNeeds needs;
-  TANDEM_ASSIGN_OR_RETURN(needs.weight_bytes, CudaWeightBytes(config_, options_.formats));
+  TANDEM_ASSIGN_OR_RETURN(needs.weight_bytes, CudaWeightBytes(config_, options_.formats, shard));
   needs.activation_bytes = ActivationBytes(scratch_shape_);
   needs.kv_page_bytes =
       kPageTokens * config_.kv_row_dim() * config_.num_hidden_layers * BytesOf(storage_);
@@ -668,22 +792,26 @@ absl::Status CudaBackend::Load(const ModelWeights& weights, const DeviceProperti
   needs.rows_max = options_.rows_max;
   TANDEM_ASSIGN_OR_RETURN(info_.kv_pages, PlanKvPages(needs, device.free_bytes, device.name));
   base::LogInfo("device_memory_planned", {{"device", device.name},
+                                          {"rank", rank_},
                                           {"weight_bytes", needs.weight_bytes},
                                           {"activation_bytes", needs.activation_bytes},
                                           {"kv_pages", info_.kv_pages},
                                           {"kv_bytes", info_.kv_pages * needs.kv_page_bytes},
                                           {"free_bytes", device.free_bytes}});
-  TANDEM_RETURN_IF_ERROR(AllocateAll(scratch_shape_));
-  base::ThreadPool pool(options_.pack_threads);
-  TANDEM_ASSIGN_OR_RETURN(weights_,
-                          LoadCudaWeights(weights, options_.formats, pool, stream_.get()));
   return absl::OkStatus();
 }
 
-}  // namespace
+absl::Status CudaBackend::Load(const ModelWeights& weights) {
+  TANDEM_RETURN_IF_ERROR(AllocateAll(scratch_shape_));
+  base::ThreadPool pool(options_.pack_threads);
+  TANDEM_ASSIGN_OR_RETURN(
+      weights_, LoadCudaWeights(weights, options_.formats, {&plan_, rank_}, pool, stream_.get()));
+  return absl::OkStatus();
+}
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const ModelWeights& weights,
-                                                         const CudaBackendOptions& options) {
+// The device of the options, once it is known to do what they ask for.
+absl::StatusOr<DeviceProperties> DeviceFor(const ModelConfig& config,
+                                           const CudaBackendOptions& options) {
   if (options.kv_pages < 0 || options.rows_max < 1 || options.pack_threads < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("rows and threads must be positive and kv pages not negative, found ",
@@ -692,23 +820,46 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const ModelWeights& wei
   if (options.formats.precision == Precision::kF32 && options.kernels != Kernels::kReference) {
     return absl::InvalidArgumentError("expected --kernels reference with --precision f32");
   }
-  TANDEM_ASSIGN_OR_RETURN(const DeviceProperties device, UseDevice(options.device));
-  if (options.kernels == Kernels::kHopper && device.major != 9) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("expected compute capability 9.0 for --kernels "
-                     "hopper, found ",
-                     device.major, ".", device.minor, " (", device.name, ")"));
-  }
-  const ModelConfig& config = weights.config;
   const MlaShape mla = {.latent = config.kv_lora_rank, .rope = config.qk_rope_head_dim};
   if (options.kernels != Kernels::kReference && !HasPortableDecode(mla, Storage::kBf16)) {
     return absl::InvalidArgumentError(
         absl::StrCat("expected --kernels reference for latents of ", mla.latent, " + ", mla.rope,
                      " values; the others have attention for 512 + 64"));
   }
-  auto backend = std::make_unique<CudaBackend>(weights.config, options);
-  TANDEM_RETURN_IF_ERROR(backend->Load(weights, device));
+  TANDEM_ASSIGN_OR_RETURN(DeviceProperties device, UseDevice(options.device));
+  if (options.kernels == Kernels::kHopper && device.major != 9) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected compute capability 9.0 for --kernels hopper, found ", device.major,
+                     ".", device.minor, " (", device.name, ")"));
+  }
+  return device;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaRank(const ModelWeights& weights,
+                                                      const CudaBackendOptions& options,
+                                                      const ShardPlan& plan, int rank,
+                                                      Collective* collective) {
+  TANDEM_ASSIGN_OR_RETURN(const DeviceProperties device, DeviceFor(weights.config, options));
+  auto backend = std::make_unique<CudaBackend>(weights.config, options, plan, rank, collective);
+  TANDEM_RETURN_IF_ERROR(backend->Plan(device));
+  TANDEM_RETURN_IF_ERROR(backend->Load(weights));
   return backend;
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const ModelWeights& weights,
+                                                         const CudaBackendOptions& options) {
+  TANDEM_ASSIGN_OR_RETURN(const ShardPlan plan, ShardPlan::Make(weights.config, 1));
+  return MakeCudaRank(weights, options, plan, 0, nullptr);
+}
+
+absl::StatusOr<int64_t> CudaKvPages(const ModelConfig& config, const CudaBackendOptions& options,
+                                    const ShardPlan& plan, int rank) {
+  TANDEM_ASSIGN_OR_RETURN(const DeviceProperties device, DeviceFor(config, options));
+  CudaBackend backend(config, options, plan, rank, nullptr);
+  TANDEM_RETURN_IF_ERROR(backend.Plan(device));
+  return backend.info().kv_pages;
 }
 
 }  // namespace tandem::gpu_worker::cuda

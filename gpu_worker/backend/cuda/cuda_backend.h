@@ -15,6 +15,8 @@
 #include "gpu_worker/backend/backend.h"
 #include "gpu_worker/backend/cuda/cuda_weights.h"
 #include "gpu_worker/backend/cuda/kernels/linear/linear.h"
+#include "gpu_worker/backend/shard/collective.h"
+#include "gpu_worker/backend/shard/shard_plan.h"
 #include "lib/model/model_weights.h"
 
 namespace tandem::gpu_worker::cuda {
@@ -33,5 +35,19 @@ struct CudaBackendOptions {
 // what it needs and what is free; INVALID_ARGUMENT for formats and kernels that exclude each other.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const ModelWeights& weights,
                                                          const CudaBackendOptions& options);
+
+// One rank of several, as ShardedBackend wants it, on the calling thread's device options.device.
+// `collective` outlives it and gathers device memory in stream order; with one that cannot be
+// captured, options.graphs is to be false. kv_pages must be given, the same on all ranks:
+// CudaKvPages.
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaRank(const ModelWeights& weights,
+                                                      const CudaBackendOptions& options,
+                                                      const ShardPlan& plan, int rank,
+                                                      Collective* collective);
+
+// What options.kv_pages = 0 comes to on one rank's device, or options.kv_pages where it fits.
+// Errors are those of MakeCudaBackend.
+absl::StatusOr<int64_t> CudaKvPages(const ModelConfig& config, const CudaBackendOptions& options,
+                                    const ShardPlan& plan, int rank);
 
 }  // namespace tandem::gpu_worker::cuda

@@ -25,6 +25,11 @@ CudaScratch TakeScratch(const ScratchShape& shape, DeviceArena& arena) {
       {shape.linear_workspace_bytes, PrefillWorkspaceBytes(mla, shape.storage, rows),
        DecodeWorkspaceBytes(mla, rows, shape.step.tokens_max(), shape.step.multiprocessors)});
   s.workspace = arena.Take(s.workspace_bytes);
+  if (shape.ranks > 1) {
+    s.part = arena.Take(rows * shape.part_cols_max * value_bytes);
+    s.gathered = arena.Take(shape.ranks * rows * shape.part_cols_max * value_bytes);
+    s.whole = arena.Take(rows * shape.gathered_cols_max * value_bytes);
+  }
   for (SlotScratch& slot : s.slots) {
     slot.wire = arena.Take(rows * shape.hidden * value_bytes);
     slot.routed = arena.Take<float>(rows * shape.hidden);

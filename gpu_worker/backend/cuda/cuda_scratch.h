@@ -23,6 +23,9 @@ struct ScratchShape {
   int64_t hidden = 0, vocab = 0, q_lora = 0, inter_max = 0, experts = 0, experts_per_row = 0;
   int64_t logit_rows_max = 0;
   size_t linear_workspace_bytes = 0;
+  // Of several ranks: the widest row that is gathered, the widest part of one, and how many.
+  int64_t gathered_cols_max = 0, part_cols_max = 0;
+  int ranks = 1;
   bool absorbed = true;  // rows of the decode kernel exist
 };
 
@@ -49,6 +52,10 @@ struct CudaScratch {
   float* logits = nullptr;            // [logit_rows_max, vocab] f32
   void* workspace = nullptr;          // of the linear, decode and prefill kernels, one at a time
   size_t workspace_bytes = 0;
+  // Of several ranks: this one's part, all parts, and whole rows made of them.
+  void* part = nullptr;      // [rows, part_cols_max]
+  void* gathered = nullptr;  // [ranks, rows, part_cols_max]
+  void* whole = nullptr;     // [rows, gathered_cols_max]
   SlotScratch slots[kStepSlots];
 };
 

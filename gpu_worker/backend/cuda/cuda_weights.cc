@@ -31,10 +31,12 @@ constexpr WeightFormat kF32Format = {WeightKind::kF32};
 // and packs and copies otherwise: the size of the allocation is that of the same walk.
 class WeightWalk {
  public:
-  WeightWalk(const ModelConfig& config, const CudaFormats& formats, const ModelWeights* weights,
-             base::ThreadPool* pool, Stream stream, DeviceArena& arena)
+  WeightWalk(const ModelConfig& config, const CudaFormats& formats, const CudaShard& shard,
+             const ModelWeights* weights, base::ThreadPool* pool, Stream stream, DeviceArena& arena)
       : config_(config),
         formats_(formats),
+        plan_(*shard.plan),
+        rank_(shard.rank),
         weights_(weights),
         pool_(pool),
         stream_(stream),
@@ -42,16 +44,16 @@ class WeightWalk {
 
   absl::StatusOr<CudaWeights> Run() {
     CudaWeights out;
-    TANDEM_RETURN_IF_ERROR(Embedding(&out.embedding));
+    TANDEM_RETURN_IF_ERROR(Embedding(&out));
     for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
       TANDEM_ASSIGN_OR_RETURN(out.layers.emplace_back(), Layer(i));
-      if (weights_ != nullptr) {
+      if (weights_ != nullptr && rank_ == 0) {
         base::LogInfo("layer_loaded", {{"layer", i}, {"of", config_.num_hidden_layers}});
       }
     }
     out.final_norm = Norm(config_.hidden_size, Of(&ModelWeights::final_norm));
     TANDEM_ASSIGN_OR_RETURN(out.head, Linear(R::kLmHead, 0, config_.vocab_size, config_.hidden_size,
-                                             Of(&ModelWeights::lm_head)));
+                                             Of(&ModelWeights::lm_head), &out.vocab_split));
     return out;
   }
 
@@ -61,21 +63,23 @@ class WeightWalk {
     return weights_ == nullptr ? nullptr : &(weights_->*member);
   }
 
-  absl::Status Embedding(const void** where) {
-    const int64_t cols = config_.hidden_size;
-    const int64_t row_bytes = cols * BytesOf(formats_.storage());
+  absl::Status Embedding(CudaWeights* out) {
+    out->embedding_split =
+        plan_.SplitOf(R::kEmbedding, config_.vocab_size, ShardNeedsOf(LinearKernel::kNative));
+    const ShardRange own = out->embedding_split.of(rank_);
+    const int64_t row_bytes = own.size() * BytesOf(formats_.storage());
     void* const to = arena_.Take(config_.vocab_size * row_bytes);
-    *where = to;
+    out->embedding = to;
     if (weights_ == nullptr) return absl::OkStatus();
     constexpr int64_t kRows = 4096;  // at a time: 59 MB of 7168 bf16 values
     for (int64_t begin = 0; begin < config_.vocab_size; begin += kRows) {
       const int64_t rows = std::min(kRows, config_.vocab_size - begin);
       std::vector<std::byte> staging(rows * row_bytes);
       pool_->ParallelFor(rows, 1, [&](int64_t first, int64_t end) {
-        std::vector<float> values(cols);
+        std::vector<float> values(config_.hidden_size);
         for (int64_t r = first; r < end; ++r) {
           DequantizeMatrixRow(weights_->embedding, begin + r, values.data());
-          Store(values.data(), cols, staging.data() + r * row_bytes);
+          Store(values.data() + own.begin, own.size(), staging.data() + r * row_bytes);
         }
       });
       CopyToDevice(static_cast<std::byte*>(to) + begin * row_bytes, staging.data(), staging.size(),
@@ -158,10 +162,11 @@ class WeightWalk {
            matrix.fp8_block_cols == kernels::kFp8Block;
   }
 
-  absl::StatusOr<PackedMatrix> TakeFp8(const Matrix& matrix) {
+  // Outputs `own` of a matrix, which begin with a block.
+  absl::StatusOr<PackedMatrix> TakeFp8(const Matrix& matrix, const ShardRange& own) {
     const int64_t blocks = kernels::Fp8Blocks(matrix.cols());
     std::vector<float> scales;
-    for (int64_t first = 0; first < matrix.rows(); first += kernels::kFp8Block) {
+    for (int64_t first = own.begin; first < own.end; first += kernels::kFp8Block) {
       const std::vector<float> row = BlockScalesOfRows(matrix, first, 1);
       TANDEM_CHECK_EQ(static_cast<int64_t>(row.size()), blocks);
       for (const float scale : row) {
@@ -170,26 +175,48 @@ class WeightWalk {
       }
       scales.insert(scales.end(), row.begin(), row.end());
     }
-    std::vector<uint8_t> codes(matrix.rows() * matrix.cols());
-    TANDEM_RETURN_IF_ERROR(ForAllOrError(*pool_, matrix.rows(), [&](int64_t r) {
+    std::vector<uint8_t> codes(own.size() * matrix.cols());
+    TANDEM_RETURN_IF_ERROR(ForAllOrError(*pool_, own.size(), [&](int64_t i) {
+      const int64_t r = own.begin + i;
       const std::byte* row = matrix.view.data + r * matrix.view.row_bytes();
       const absl::Status status = ValidateRow(matrix.view.dtype, row, matrix.cols());
       if (!status.ok()) return BadRow(matrix, r, std::string(status.message()));
-      std::memcpy(codes.data() + r * matrix.cols(), row, matrix.cols());
+      std::memcpy(codes.data() + i * matrix.cols(), row, matrix.cols());
       return absl::OkStatus();
     }));
-    return PackFp8(matrix.rows(), matrix.cols(), codes.data(), scales.data());
+    return PackFp8(own.size(), matrix.cols(), codes.data(), scales.data());
   }
 
+  LinearFormat FormatOf(R role, int64_t layer) const {
+    return formats_.FormatOf(ModulePath(role, layer));
+  }
+  ShardNeeds NeedsOf(R role, int64_t layer) const { return ShardNeedsOf(FormatOf(role, layer)); }
+
+  // This rank's outputs of a layer, and in `split` those of all ranks.
   absl::StatusOr<DeviceMatrix> Linear(R role, int64_t layer, int64_t outputs, int64_t inputs,
-                                      const Matrix* matrix) {
-    TANDEM_ASSIGN_OR_RETURN(
-        const WeightFormat format,
-        DeviceFormat(formats_.FormatOf(ModulePath(role, layer)), formats_.precision));
-    return Place(format, outputs, inputs, 1, [&](int64_t) -> absl::StatusOr<PackedMatrix> {
-      if (format.kind == WeightKind::kFp8 && IsInFp8Form(*matrix)) return TakeFp8(*matrix);
-      return Pack(format, outputs, inputs,
-                  [&](int64_t i, float* dst) { return ReadFiniteRow(*matrix, i, dst); });
+                                      const Matrix* matrix, Split* split = nullptr) {
+    const Split shares = plan_.SplitOf(role, outputs, NeedsOf(role, layer));
+    if (split != nullptr) *split = shares;
+    return Share(role, layer, shares.of(rank_), inputs, matrix);
+  }
+
+  absl::StatusOr<DeviceMatrix> Share(R role, int64_t layer, const ShardRange& own, int64_t inputs,
+                                     const Matrix* matrix) {
+    TANDEM_ASSIGN_OR_RETURN(const WeightFormat format,
+                            DeviceFormat(FormatOf(role, layer), formats_.precision));
+    if (own.empty()) return DeviceMatrix{};
+    // Weights that share a scale stay together; a share that begins amid them would need the
+    // neighbour's.
+    if (format.kind == WeightKind::kFp8 && own.begin % kernels::kFp8Block != 0) {
+      return absl::UnimplementedError(absl::StrCat(
+          "expected rank ", rank_, "'s share of ", ModulePath(role, layer),
+          " to begin at a multiple of ", kernels::kFp8Block, " outputs in fp8, found ", own.begin));
+    }
+    return Place(format, own.size(), inputs, 1, [&](int64_t) -> absl::StatusOr<PackedMatrix> {
+      if (format.kind == WeightKind::kFp8 && IsInFp8Form(*matrix)) return TakeFp8(*matrix, own);
+      return Pack(format, own.size(), inputs, [&](int64_t i, float* dst) {
+        return ReadFiniteRow(*matrix, own.begin + i, dst);
+      });
     });
   }
 
@@ -197,12 +224,15 @@ class WeightWalk {
                               const FfnWeights* from) {
     const int64_t hidden = config_.hidden_size;
     CudaFfn to;
+    to.inter =
+        plan_.SplitOf(roles[0], inter, Both(NeedsOf(roles[0], layer), NeedsOf(roles[1], layer)));
+    const ShardRange own = to.inter.of(rank_);
     TANDEM_ASSIGN_OR_RETURN(
-        to.gate, Linear(roles[0], layer, inter, hidden, from == nullptr ? nullptr : &from->gate));
+        to.gate, Share(roles[0], layer, own, hidden, from == nullptr ? nullptr : &from->gate));
     TANDEM_ASSIGN_OR_RETURN(
-        to.up, Linear(roles[1], layer, inter, hidden, from == nullptr ? nullptr : &from->up));
-    TANDEM_ASSIGN_OR_RETURN(
-        to.down, Linear(roles[2], layer, hidden, inter, from == nullptr ? nullptr : &from->down));
+        to.up, Share(roles[1], layer, own, hidden, from == nullptr ? nullptr : &from->up));
+    TANDEM_ASSIGN_OR_RETURN(to.down, Linear(roles[2], layer, hidden, inter,
+                                            from == nullptr ? nullptr : &from->down, &to.hidden));
     return to;
   }
 
@@ -224,6 +254,7 @@ class WeightWalk {
                                   config_.n_shared_experts * config_.moe_intermediate_size,
                                   from == nullptr ? nullptr : &*from->shared));
     }
+    if (rank_ > 0) return to;  // the first rank chooses experts
     TANDEM_ASSIGN_OR_RETURN(
         to.router,
         Place(kF32Format, config_.n_routed_experts, config_.hidden_size, 1, [&](int64_t) {
@@ -258,7 +289,7 @@ class WeightWalk {
     to.kv_a_norm = Norm(config_.kv_lora_rank, from == nullptr ? nullptr : &from->kv_a_norm);
     TANDEM_RETURN_IF_ERROR(Heads(from, to));
     TANDEM_ASSIGN_OR_RETURN(to.o, Linear(R::kO, i, hidden, heads * config_.v_head_dim,
-                                         from == nullptr ? nullptr : &from->o));
+                                         from == nullptr ? nullptr : &from->o, &to.o_split));
     return absl::OkStatus();
   }
 
@@ -267,23 +298,25 @@ class WeightWalk {
   absl::Status Heads(const AttentionWeights* from, CudaLayer& to) {
     const WeightFormat format = {formats_.precision == Precision::kF32 ? WeightKind::kF32
                                                                        : WeightKind::kBf16};
-    const int64_t heads = config_.num_attention_heads, latent = config_.kv_lora_rank;
+    const ShardRange own = plan_.heads().of(rank_);
+    const int64_t heads = own.size(), latent = config_.kv_lora_rank;
     const int64_t nope = config_.qk_nope_head_dim, v = config_.v_head_dim;
     const bool flash = formats_.attention == AttentionKernel::kFlash;
     if (flash) {
       TANDEM_ASSIGN_OR_RETURN(to.absorb, Place(format, latent, nope, heads, [&](int64_t h) {
-                                return PackHead(format, KeysOf(*from, h), nope, latent,
+                                return PackHead(format, KeysOf(*from, own.begin + h), nope, latent,
                                                 /*transposed=*/true);
                               }));
     }
     if (!flash || formats_.prefill_unabsorbed) {
       TANDEM_ASSIGN_OR_RETURN(to.key_up, Place(format, nope, latent, heads, [&](int64_t h) {
-                                return PackHead(format, KeysOf(*from, h), nope, latent,
+                                return PackHead(format, KeysOf(*from, own.begin + h), nope, latent,
                                                 /*transposed=*/false);
                               }));
     }
     TANDEM_ASSIGN_OR_RETURN(to.value_up, Place(format, v, latent, heads, [&](int64_t h) {
-                              return PackHead(format, ValuesOf(*from, h), v, latent, false);
+                              return PackHead(format, ValuesOf(*from, own.begin + h), v, latent,
+                                              false);
                             }));
     return absl::OkStatus();
   }
@@ -340,6 +373,8 @@ class WeightWalk {
 
   const ModelConfig& config_;
   const CudaFormats& formats_;
+  const ShardPlan& plan_;
+  const int rank_;
   const ModelWeights* const weights_;  // null: count only
   base::ThreadPool* const pool_;
   const Stream stream_;
@@ -373,26 +408,28 @@ absl::StatusOr<WeightFormat> DeviceFormat(const LinearFormat& format, Precision 
                    NameOf(format)));
 }
 
-absl::StatusOr<size_t> CudaWeightBytes(const ModelConfig& config, const CudaFormats& formats) {
+absl::StatusOr<size_t> CudaWeightBytes(const ModelConfig& config, const CudaFormats& formats,
+                                       const CudaShard& shard) {
   DeviceArena count;
-  WeightWalk walk(config, formats, nullptr, nullptr, nullptr, count);
+  WeightWalk walk(config, formats, shard, nullptr, nullptr, nullptr, count);
   TANDEM_RETURN_IF_ERROR(walk.Run().status());
   return count.used();
 }
 
-absl::StatusOr<CudaWeights> CudaWeightShapes(const ModelConfig& config,
-                                             const CudaFormats& formats) {
+absl::StatusOr<CudaWeights> CudaWeightShapes(const ModelConfig& config, const CudaFormats& formats,
+                                             const CudaShard& shard) {
   DeviceArena count;
-  return WeightWalk(config, formats, nullptr, nullptr, nullptr, count).Run();
+  return WeightWalk(config, formats, shard, nullptr, nullptr, nullptr, count).Run();
 }
 
 absl::StatusOr<CudaWeights> LoadCudaWeights(const ModelWeights& weights, const CudaFormats& formats,
-                                            base::ThreadPool& pool, Stream stream) {
+                                            const CudaShard& shard, base::ThreadPool& pool,
+                                            Stream stream) {
   DeviceArena count;
-  WeightWalk counting(weights.config, formats, nullptr, nullptr, nullptr, count);
+  WeightWalk counting(weights.config, formats, shard, nullptr, nullptr, nullptr, count);
   TANDEM_RETURN_IF_ERROR(counting.Run().status());
   TANDEM_ASSIGN_OR_RETURN(DeviceArena arena, DeviceArena::Like(count));
-  WeightWalk walk(weights.config, formats, &weights, &pool, stream, arena);
+  WeightWalk walk(weights.config, formats, shard, &weights, &pool, stream, arena);
   TANDEM_ASSIGN_OR_RETURN(CudaWeights loaded, walk.Run());
   loaded.memory = std::move(arena).Release();
   return loaded;

@@ -1,5 +1,6 @@
 // CudaWeights: everything of a model but the routed experts, packed for the kernels and copied into
-// one allocation on the device, whose size is known before a weight is read.
+// one allocation on the device, whose size is known before a weight is read. A rank of several has
+// its share of the outputs (shard_plan.h).
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,7 @@
 #include "gpu_worker/backend/cuda/device/device.h"
 #include "gpu_worker/backend/cuda/kernels/linear/linear.h"
 #include "gpu_worker/backend/host/linear_format.h"
+#include "gpu_worker/backend/shard/shard_plan.h"
 #include "lib/base/thread_pool.h"
 #include "lib/model/model_weights.h"
 
@@ -40,6 +42,7 @@ absl::StatusOr<WeightFormat> DeviceFormat(const LinearFormat& format, Precision 
 
 struct CudaFfn {
   DeviceMatrix gate, up, down;
+  Split inter, hidden;  // outputs of gate and up, of down
 };
 
 struct CudaLayer {
@@ -53,28 +56,42 @@ struct CudaLayer {
   DeviceMatrix key_up;               // batch = heads: [nope, kv_lora], where keys are rebuilt
   DeviceMatrix value_up;             // batch = heads: [v, kv_lora]
   DeviceMatrix o;
+  Split o_split;
   std::optional<CudaFfn> dense, shared;
-  DeviceMatrix router;                 // [experts, hidden] f32
+  DeviceMatrix router;                 // [experts, hidden] f32; rank 0 alone
   const float* router_bias = nullptr;  // [experts] or null
 };
 
 struct CudaWeights {
-  DeviceMemory memory;              // all that follows points into it
-  const void* embedding = nullptr;  // [vocab, hidden] bf16, or f32 in f32 precision
+  DeviceMemory memory;  // all that follows points into it
+  // [vocab, hidden] bf16, or f32 in f32 precision; of several ranks each has columns of its own.
+  const void* embedding = nullptr;
+  Split embedding_split;
   std::vector<CudaLayer> layers;
   const float* final_norm = nullptr;
   DeviceMatrix head;  // [vocab, hidden]
+  Split vocab_split;
 };
 
-// Bytes that LoadCudaWeights will allocate. Errors are those of DeviceFormat.
-absl::StatusOr<size_t> CudaWeightBytes(const ModelConfig& config, const CudaFormats& formats);
+// One rank of a plan.
+struct CudaShard {
+  const ShardPlan* plan = nullptr;
+  int rank = 0;
+};
 
-// The shapes of what will be loaded, without memory. Errors are those of DeviceFormat.
-absl::StatusOr<CudaWeights> CudaWeightShapes(const ModelConfig& config, const CudaFormats& formats);
+// Bytes that LoadCudaWeights will allocate. Errors are those of DeviceFormat; UNIMPLEMENTED where a
+// rank's share of an fp8 layer does not begin with a block of scales.
+absl::StatusOr<size_t> CudaWeightBytes(const ModelConfig& config, const CudaFormats& formats,
+                                       const CudaShard& shard);
 
-// Packs on `pool`, copies on `stream`, logs a line a layer. RESOURCE_EXHAUSTED when the device has
-// no room; DATA_LOSS names a weight that cannot be used.
+// The shapes of what will be loaded, without memory. Errors are those of CudaWeightBytes.
+absl::StatusOr<CudaWeights> CudaWeightShapes(const ModelConfig& config, const CudaFormats& formats,
+                                             const CudaShard& shard);
+
+// Packs on `pool`, copies on `stream`; rank 0 logs a line a layer. RESOURCE_EXHAUSTED when the
+// device has no room; DATA_LOSS names a weight that cannot be used.
 absl::StatusOr<CudaWeights> LoadCudaWeights(const ModelWeights& weights, const CudaFormats& formats,
-                                            base::ThreadPool& pool, Stream stream);
+                                            const CudaShard& shard, base::ThreadPool& pool,
+                                            Stream stream);
 
 }  // namespace tandem::gpu_worker::cuda
