@@ -33,8 +33,9 @@ __device__ __forceinline__ void CopyAsync16(void* to, const void* from, bool val
 // The same for bytes that are read once (weights): L2 may drop them first.
 __device__ __forceinline__ void CopyAsync16Once(void* to, const void* from) {
 #if defined(__CUDACC__)
+  // Made anew for every copy: an instruction, where keeping it takes two registers.
   uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
   asm volatile(
       "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(SharedAddress(to)),
       "l"(from), "l"(policy)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "gpu_worker/backend/cuda/kernels/linear/cublaslt.h"
 #include "gpu_worker/backend/cuda/kernels/linear/hopper_fp8.h"
 #include "gpu_worker/backend/cuda/kernels/linear/linear_kernels.h"
 #include "gpu_worker/backend/cuda/kernels/linear/portable_layout.h"
@@ -106,7 +107,11 @@ void LinearChunk(const LinearArgs& args, int64_t begin, int64_t rows, Stream str
 
 }  // namespace
 
-size_t LinearWorkspaceBytes(Kernels kernels, const DeviceMatrix& w, int64_t rows) {
+size_t LinearWorkspaceBytes(Kernels kernels, const DeviceMatrix& w, int64_t rows,
+                            bool allow_batch_dependent) {
+  if (allow_batch_dependent) {
+    return std::max(LinearWorkspaceBytes(kernels, w, rows), CublasLtScratchBytes(w, rows));
+  }
   if (HasHopperFp8(kernels, w)) return HopperFp8WorkspaceBytes(w, rows);
   const Path path = Choose(kernels, w);
   return static_cast<size_t>(LayoutOf(path, w, std::min(rows, kRowsAtOnce)).bytes);
@@ -114,7 +119,10 @@ size_t LinearWorkspaceBytes(Kernels kernels, const DeviceMatrix& w, int64_t rows
 
 void Linear(const LinearArgs& args, Stream stream) {
   TANDEM_CHECK(args.w.format.kind == WeightKind::kF32 || args.x_storage == Storage::kBf16);
-  TANDEM_CHECK_GE(args.workspace_bytes, LinearWorkspaceBytes(args.kernels, args.w, args.rows));
+  TANDEM_CHECK_GE(
+      args.workspace_bytes,
+      LinearWorkspaceBytes(args.kernels, args.w, args.rows, args.allow_batch_dependent));
+  if (TakesCublasLt(args)) return LinearCublasLt(args, stream);
   if (HasHopperFp8(args.kernels, args.w)) return LinearHopperFp8(args, stream);
   for (int64_t begin = 0; begin < args.rows; begin += kRowsAtOnce) {
     LinearChunk(args, begin, std::min(kRowsAtOnce, args.rows - begin), stream);

@@ -71,10 +71,15 @@ struct LinearArgs {
   // Scratch of at least LinearWorkspaceBytes for this shape; its content does not matter.
   void* workspace = nullptr;
   size_t workspace_bytes = 0;
+  // A row's bits may depend on how many rows there are: large batches then go to a library where it
+  // takes them (cublaslt.h).
+  bool allow_batch_dependent = false;
 };
 
-// Scratch for up to `rows` rows: partial sums, quantized inputs.
-size_t LinearWorkspaceBytes(Kernels kernels, const DeviceMatrix& w, int64_t rows);
+// Scratch for up to `rows` rows: partial sums, quantized inputs; with allow_batch_dependent, the
+// library's operands.
+size_t LinearWorkspaceBytes(Kernels kernels, const DeviceMatrix& w, int64_t rows,
+                            bool allow_batch_dependent = false);
 // Enqueues the product; no allocation, no synchronization. rows = 0 does nothing.
 void Linear(const LinearArgs& args, Stream stream);
 

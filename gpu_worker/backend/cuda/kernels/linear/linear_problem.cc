@@ -249,7 +249,8 @@ std::vector<float> LinearProblem::Run(Kernels kernels, int64_t first, int64_t co
   args.y_batch_stride = (count + 1) * args.y_stride;
   const int64_t y_count = shape_.batch * args.y_batch_stride;
   args.y = device.Allocate<std::byte>(y_count * BytesOf(y_storage));
-  args.workspace_bytes = LinearWorkspaceBytes(kernels, args.w, count);
+  args.allow_batch_dependent = allow_batch_dependent;
+  args.workspace_bytes = LinearWorkspaceBytes(kernels, args.w, count, allow_batch_dependent);
   if (args.workspace_bytes > 0) args.workspace = device.Allocate<std::byte>(args.workspace_bytes);
   Linear(args, device.stream());
   const auto bytes =

@@ -39,6 +39,7 @@ class LinearProblem {
   Storage x_storage = Storage::kBf16;  // f32 for f32 weights
   Storage y_storage = Storage::kF32;
   int64_t x_gap = 8, y_gap = 3;  // values between rows
+  bool allow_batch_dependent = false;
 
  private:
   struct HostMatrix;

@@ -59,15 +59,18 @@ struct PortableShape {
   static constexpr int64_t kInputsAt = kWeightBytes;
   static constexpr int64_t kScalesAt = kInputsAt + kInputBytes;
   static constexpr int64_t kStageBytes = kScalesAt + kScaleBytes;
-  static constexpr int kStages =
-      static_cast<int>(std::min<int64_t>(kStagesMax, kPortableSharedBytesMax / kStageBytes));
+  // Behind stages and exchange: what the block was told to do.
+  static constexpr int64_t kWorkBytes = 32;
+  static constexpr int kStages = static_cast<int>(
+      std::min<int64_t>(kStagesMax, (kPortableSharedBytesMax - kWorkBytes) / kStageBytes));
   static_assert(kStages >= 3);
 
   // Sums that a warp hands to another: of one fourth of its outputs, f32 [sums][lane].
   static constexpr int kSumsHanded = kRows / 16 * 4 * static_cast<int>(kTileOutputs) / 8 / 4;
   static constexpr int64_t kExchangeBytes = int64_t{kWarpsAlongOutputs} * kWarpsAlongInputs *
                                             (kWarpsAlongInputs - 1) * kSumsHanded * 32 * 4;
-  static constexpr int64_t kSharedBytes = std::max(kStages * kStageBytes, kExchangeBytes);
+  static constexpr int64_t kWorkAt = std::max(kStages * kStageBytes, kExchangeBytes);
+  static constexpr int64_t kSharedBytes = kWorkAt + kWorkBytes;
   static_assert(kSharedBytes <= kPortableSharedBytesMax);
 };
 
