@@ -264,11 +264,7 @@ __device__ __forceinline__ void Consume(const PrefillParameters& p, const Prefil
   WgmmaFence(means);
   IssueMeans(weights, DescriptorAt(values, last * kValueBytes), means);
   WgmmaWait<0>(means);
-  if (tile.IsLastPiece(p)) {
-    StoreRows<kV>(p, tile.head, row, sum, mean);
-  } else {
-    SaveRows<kV>(p, tile.head, row, max, sum, mean);
-  }
+  EndRows<kV>(p, tile, row, max, sum, mean);
 }
 
 #endif  // sm_90a or emulated

@@ -184,11 +184,7 @@ __global__ void __launch_bounds__(kThreads, 1) PortablePrefillKernel(PrefillPara
     AddValues<D>(stage + D::kKeyHalves, scores, state);
   }
   WaitAsyncCopies<0>();
-  if (tile.IsLastPiece(p)) {
-    StoreRows<D::kV>(p, tile.head, row, state.sum, mean);
-  } else {
-    SaveRows<D::kV>(p, tile.head, row, state.max, state.sum, mean);
-  }
+  EndRows<D::kV>(p, tile, row, state.max, state.sum, mean);
 }
 
 template <typename D>

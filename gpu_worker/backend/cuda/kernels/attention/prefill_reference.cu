@@ -71,7 +71,8 @@ __device__ void PrefillScores(const ReferenceParameters& p, int64_t head, int64_
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kReferenceThreads) ReferencePrefillKernel(ReferenceParameters p) {
+__global__ void __launch_bounds__(kReferenceThreads, 1)
+    ReferencePrefillKernel(ReferenceParameters p) {
   auto* const q = reinterpret_cast<float*>(SharedMemory());  // [nope + rope]
   float* const mean = q + p.nope + p.rope;                   // [v], not yet divided
   float* const scores = mean + p.v;                          // [kTokens]

@@ -141,6 +141,18 @@ __device__ __forceinline__ void StoreRows(const PrefillParameters& p, int64_t he
   }
 }
 
+// What becomes of the rows at the end of a piece.
+template <int kV, typename Mean>
+__device__ __forceinline__ void EndRows(const PrefillParameters& p, const PrefillTile& tile,
+                                        int64_t row, const float (&max)[2], const float (&sum)[2],
+                                        const Mean& mean) {
+  if (tile.IsLastPiece(p)) {
+    StoreRows<kV>(p, tile.head, row, sum, mean);
+  } else {
+    SaveRows<kV>(p, tile.head, row, max, sum, mean);
+  }
+}
+
 // Scores of a thread's two rows and kColumns keys of a block, numbered as accumulators are: those
 // of keys behind the row become -inf. `ahead`: position of the first row minus that of the block's
 // first key.
