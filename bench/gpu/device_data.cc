@@ -11,7 +11,6 @@ namespace tandem::bench {
 namespace {
 
 constexpr double kCacheMultiple = 3;
-constexpr int kCopiesMax = 256;
 
 float FromBf16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
 
@@ -109,7 +108,7 @@ cuda::DeviceMatrix DeviceData::Copy(const cuda::DeviceMatrix& matrix) {
 
 int DeviceData::CopiesFor(double bytes) const {
   const double wanted = kCacheMultiple * static_cast<double>(properties_.l2_bytes) / bytes;
-  return std::clamp(static_cast<int>(std::ceil(wanted)), 2, kCopiesMax);
+  return std::clamp(static_cast<int>(std::ceil(wanted)), 1, copies_max_);
 }
 
 std::vector<float> DeviceData::ReadBf16(const void* from, int64_t count) {

@@ -14,9 +14,11 @@ namespace cuda = tandem::gpu_worker::cuda;
 
 class DeviceData {
  public:
-  // `properties` of the device in use. Copies run on `stream`.
-  DeviceData(const cuda::DeviceProperties& properties, cuda::Stream stream, uint64_t seed)
-      : properties_(properties), stream_(stream), state_(seed) {}
+  // `properties` of the device in use. Copies run on `stream`. CopiesFor never gives more than
+  // `copies_max`.
+  DeviceData(const cuda::DeviceProperties& properties, cuda::Stream stream, uint64_t seed,
+             int copies_max)
+      : properties_(properties), stream_(stream), state_(seed), copies_max_(copies_max) {}
 
   const cuda::DeviceProperties& properties() const { return properties_; }
   cuda::Stream stream() const { return stream_; }
@@ -36,7 +38,7 @@ class DeviceData {
   cuda::DeviceMatrix Copy(const cuda::DeviceMatrix& matrix);
 
   // How many buffers of `bytes` launches must take turns with so that none is found in the L2
-  // cache: three times its size, and at least two.
+  // cache: three times its size, and at least one.
   int CopiesFor(double bytes) const;
 
   // Device values as f32 on the host; waits for the stream.
@@ -50,6 +52,7 @@ class DeviceData {
   const cuda::DeviceProperties properties_;
   const cuda::Stream stream_;
   uint64_t state_;
+  const int copies_max_;
   std::vector<cuda::DeviceMemory> memories_;
 };
 

@@ -62,7 +62,7 @@ Json RowOf(const GpuWork& work, const Timing& timing, double error, const GpuRoo
 // Whether the output was sound.
 bool RunCase(const GpuCase& gpu_case, const cuda::DeviceProperties& device, cuda::Stream stream,
              const TimingOptions& options, const GpuRooflines& rooflines) {
-  DeviceData data(device, stream, std::hash<std::string>()(gpu_case.name) | 1);
+  DeviceData data(device, stream, std::hash<std::string>()(gpu_case.name) | 1, options.copies_max);
   const GpuWork work = gpu_case.make(&data);
   const Timing timing = TimeWork(work, stream, options);
   const Json row = RowOf(work, timing, work.error(), rooflines);
@@ -91,7 +91,7 @@ int Run(const Flags& flags, const cuda::DeviceProperties& device) {
                      {"bf16_tflop_s", Number(rooflines.bf16_tflop_s.value_or(std::nan("")))}};
   std::cout << head.dump() << std::endl;
   TimingOptions options = {.replays = flags.replays};
-  if (flags.quick) options = {.replays = 2, .launches_min = 2};
+  if (flags.quick) options = {.replays = 1, .launches_min = 2, .copies_max = 2};
   bool sound = true;
   for (const GpuCase& gpu_case : AllCases(device, flags.quick)) {
     if (gpu_case.name.find(flags.only) == std::string::npos) continue;

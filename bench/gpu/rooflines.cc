@@ -7,7 +7,7 @@ namespace tandem::bench {
 GpuRooflines MeasureRooflines(const cuda::DeviceProperties& properties, cuda::Stream stream,
                               bool quick) {
   GpuRooflines rooflines;
-  DeviceData data(properties, stream, 1);
+  DeviceData data(properties, stream, 1, 1);
   const int64_t values = quick ? 1 << 12 : int64_t{1} << 29;  // 1 GiB of bf16
   GpuWork copy;
   const auto* from = data.Bf16(values);

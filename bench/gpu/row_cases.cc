@@ -105,6 +105,8 @@ GpuWork MakeTopLogits(const RowShape& s, int64_t rows, DeviceData* data) {
   args.ids = static_cast<uint32_t*>(data->Bytes(rows * kCandidates * 4));
   args.log_sums = static_cast<float*>(data->Bytes(rows * 4));
   args.workspace_bytes = cuda::TopLogitsWorkspaceBytes(rows, s.vocab, kCandidates);
+  args.workspace = data->Bytes(args.workspace_bytes);
+  args.workspace_bytes = cuda::TopLogitsWorkspaceBytes(rows, s.vocab, kCandidates);
   args.workspace = data->Bytes(static_cast<int64_t>(args.workspace_bytes));
   work.launch = [=](int copy) mutable {
     args.logits = logits[copy];

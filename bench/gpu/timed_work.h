@@ -32,6 +32,8 @@ struct Timing {
 struct TimingOptions {
   int replays = 21;
   int launches_min = 20;  // of a graph
+  // Of buffers: the smallest shape needs 160 of them to be three times 60 MB.
+  int copies_max = 256;
 };
 
 // Warms up, captures, replays. The stream is the data's.
