@@ -137,14 +137,20 @@ __device__ __forceinline__ void StorePacket(const float (&v)[kPacket], Bf16* row
   }
 }
 
-__device__ __forceinline__ void StorePacket(const float (&v)[kPacket], float* row, int64_t begin,
+__device__ __forceinline__ uint32_t BitsOf(float value) { return __float_as_uint(value); }
+__device__ __forceinline__ uint32_t BitsOf(int32_t value) { return static_cast<uint32_t>(value); }
+
+// The same for values of four bytes: float or int32_t.
+template <typename T>
+__device__ __forceinline__ void StorePacket(const T (&v)[kPacket], T* row, int64_t begin,
                                             int64_t end) {
+  static_assert(sizeof(T) == 4);
   if (begin + kPacket <= end && IsAligned16(row + begin)) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       Words4 words;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) words.w[i] = __float_as_uint(v[4 * half + i]);
+      for (int i = 0; i < 4; ++i) words.w[i] = BitsOf(v[4 * half + i]);
       Store16(row + begin + 4 * half, words);
     }
     return;

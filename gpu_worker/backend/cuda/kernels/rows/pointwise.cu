@@ -70,13 +70,11 @@ __global__ void __launch_bounds__(kThreads)
   StorePacket(v, out + row * cols, begin, cols);
 }
 
-template <Storage kStorage>
-__global__ void __launch_bounds__(kThreads) ScatterAddRowsKernel(ScatterAddArgs a) {
-  const int64_t row = blockIdx.x;
-  const int64_t begin = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kPacket;
-  if (begin >= a.cols) return;
+// Calls add(terms) with the weighted packet of each entry of this block's row, in their order.
+template <Storage kStorage, typename AddTerms>
+__device__ __forceinline__ void ForEntries(const ScatterAddArgs& a, int64_t row, int64_t begin,
+                                           AddTerms add) {
   const auto* y = static_cast<const Stored<kStorage>*>(a.y);
-  float sum[kPacket] = {};
   const uint32_t end = a.starts[row + 1];
   for (uint32_t e = a.starts[row]; e < end; ++e) {
     const int64_t from = a.entries[e];
@@ -84,9 +82,44 @@ __global__ void __launch_bounds__(kThreads) ScatterAddRowsKernel(ScatterAddArgs 
     float v[kPacket];
     LoadPacket<kStorage>(y + from * a.y_stride, begin, a.cols, v);
 #pragma unroll
-    for (int i = 0; i < kPacket; ++i) sum[i] = __fadd_rn(sum[i], __fmul_rn(weight, v[i]));
+    for (int i = 0; i < kPacket; ++i) v[i] = __fmul_rn(weight, v[i]);
+    add(v);
   }
+}
+
+template <Storage kStorage>
+__global__ void __launch_bounds__(kThreads) ScatterAddRowsKernel(ScatterAddArgs a) {
+  const int64_t row = blockIdx.x;
+  const int64_t begin = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kPacket;
+  if (begin >= a.cols) return;
+  float sum[kPacket] = {};
+  ForEntries<kStorage>(a, row, begin, [&](const float(&terms)[kPacket]) {
+#pragma unroll
+    for (int i = 0; i < kPacket; ++i) sum[i] = __fadd_rn(sum[i], terms[i]);
+  });
   StorePacket(sum, a.out + row * a.cols, begin, a.cols);
+}
+
+template <Storage kStorage>
+__global__ void __launch_bounds__(kThreads) ScatterAddGridKernel(ScatterGridArgs a) {
+  const int64_t row = blockIdx.x, cols = a.rows.cols;
+  const int64_t begin = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kPacket;
+  if (begin >= cols) return;
+  const float inverse_step = a.inverse_steps[row];
+  int32_t steps[kPacket] = {};
+  bool inside = true;
+  ForEntries<kStorage>(a.rows, row, begin, [&](const float(&terms)[kPacket]) {
+#pragma unroll
+    for (int i = 0; i < kPacket; ++i) {
+      const float scaled = __fmul_rn(terms[i], inverse_step);
+      const bool fits = fabsf(scaled) <= a.limit;
+      inside = inside && fits;
+      steps[i] += fits ? static_cast<int32_t>(rintf(scaled)) : 0;
+    }
+  });
+  // All that write write the same.
+  if (!inside) a.flags[row] = 1;
+  StorePacket(steps, a.steps + row * cols, begin, cols);
 }
 
 unsigned BlocksFor(int64_t count) {
@@ -162,6 +195,17 @@ void ScatterAddRows(const ScatterAddArgs& args, Stream stream) {
     Launch(ScatterAddRowsKernel<Storage::kBf16>, shape.grid, shape.block, 0, stream, args);
   } else {
     Launch(ScatterAddRowsKernel<Storage::kF32>, shape.grid, shape.block, 0, stream, args);
+  }
+}
+
+void ScatterAddGrid(const ScatterGridArgs& args, Stream stream) {
+  if (args.rows.rows == 0 || args.rows.cols == 0) return;
+  FillBytes(args.flags, 0, static_cast<size_t>(args.rows.rows), stream);
+  const RowGrid shape(args.rows.rows, args.rows.cols);
+  if (args.rows.storage == Storage::kBf16) {
+    Launch(ScatterAddGridKernel<Storage::kBf16>, shape.grid, shape.block, 0, stream, args);
+  } else {
+    Launch(ScatterAddGridKernel<Storage::kF32>, shape.grid, shape.block, 0, stream, args);
   }
 }
 

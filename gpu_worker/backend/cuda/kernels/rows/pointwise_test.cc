@@ -5,6 +5,8 @@
 
 #include "gpu_worker/backend/cuda/kernels/rows/rows_test_support.h"
 #include "lib/kernels/activation.h"
+#include "lib/kernels/expert_grid.h"
+#include "lib/kernels/kernel_table.h"
 
 namespace tandem::gpu_worker::cuda {
 namespace {
@@ -201,6 +203,88 @@ TEST(ScatterAddRows, AddsInTheOrderOfTheList) {
       }
     }
   }
+}
+
+struct GridSums {
+  std::vector<int32_t> steps;
+  std::vector<uint8_t> flags;
+};
+
+// The steps of a CPU worker, row by row; of a flagged row they mean nothing.
+GridSums HostGrid(const TestRows& y, const Scatter& s, const std::vector<float>& inverse_steps,
+                  float limit) {
+  const size_t rows = s.starts.size() - 1;
+  GridSums sums{std::vector<int32_t>(rows * y.cols, 0), std::vector<uint8_t>(rows, 0)};
+  for (size_t r = 0; r < rows; ++r) {
+    for (uint32_t e = s.starts[r]; e < s.starts[r + 1]; ++e) {
+      const bool inside = kernels::ActiveTable().grid_add({y.row(s.entries[e]), y.cols,
+                                                           s.weights[e], inverse_steps[r], limit,
+                                                           sums.steps.data() + r * y.cols});
+      if (!inside) sums.flags[r] = 1;
+    }
+  }
+  return sums;
+}
+
+TEST(ScatterAddGrid, HasTheStepsOfACpuWorker) {
+  std::mt19937 random(7);
+  const Scatter s = {
+      {0, 3, 3, 4, 8}, {5, 0, 2, 1, 4, 4, 3, 0}, {.1f, .7f, -.3f, 1, .2f, 3, .9f, 5}};
+  constexpr int kTopK = 8;
+  const auto limit = static_cast<float>(kernels::GridLimit(kTopK));
+  for (const Storage storage : kStorages) {
+    for (const int64_t cols : {9, 256, 2056}) {
+      TestRows y = RandomRows(storage, 6, cols, cols + 1, 1, random, 6);
+      for (const float bad : {0.0f, 3e9f, kNan}) {
+        if (bad != 0.0f) y.values[1 * cols + cols / 2] = InStorage(storage, bad);  // of row 2 alone
+        std::vector<float> inverse_steps;
+        for (int r = 0; r < 4; ++r) {
+          inverse_steps.push_back(
+              kernels::GridStep(-kernels::GridExponent(static_cast<float>(r + 1), 1.0f, kTopK)));
+        }
+        const GridSums expected = HostGrid(y, s, inverse_steps, limit);
+        EXPECT_EQ(expected.flags, (std::vector<uint8_t>{0, 0, bad != 0.0f, 0}));
+        DeviceForTest device;
+        ScatterGridArgs args;
+        args.rows.storage = storage;
+        args.rows.y = UploadRows(device, y);
+        args.rows.y_stride = y.stride;
+        args.rows.starts = device.Upload(s.starts);
+        args.rows.entries = device.Upload(s.entries);
+        args.rows.weights = device.Upload(s.weights);
+        args.rows.rows = 4;
+        args.rows.cols = cols;
+        args.inverse_steps = device.Upload(inverse_steps);
+        args.limit = limit;
+        args.steps = device.Allocate<int32_t>(4 * cols);
+        args.flags = device.Allocate<uint8_t>(4);
+        ScatterAddGrid(args, device.stream());
+        EXPECT_EQ(device.Download(args.steps, 4 * cols), expected.steps);
+        EXPECT_EQ(device.Download(args.flags, 4), expected.flags);
+      }
+    }
+  }
+}
+
+TEST(Pointwise, AGraphDoesItAgain) {
+  std::mt19937 random(8);
+  const TestRows x = Flat(Storage::kBf16, 500, 0, random),
+                 delta = Flat(Storage::kBf16, 500, 0, random);
+  DeviceForTest device;
+  void* const to = UploadRows(device, x);
+  const void* const from = UploadRows(device, delta);
+  BeginCapture(device.stream());
+  Add(Storage::kBf16, from, 500, to, device.stream());
+  const ExecutableGraph graph = EndCapture(device.stream());
+  LaunchGraph(graph, device.stream());
+  LaunchGraph(graph, device.stream());
+  std::vector<float> expected = x.values;
+  for (int64_t i = 0; i < 500; ++i) {
+    for (int launch = 0; launch < 2; ++launch) {
+      expected[i] = InStorage(Storage::kBf16, expected[i] + delta.values[i]);
+    }
+  }
+  ExpectSameBits(DownloadRows(device, x, to), expected);
 }
 
 }  // namespace

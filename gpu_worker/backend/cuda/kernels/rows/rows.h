@@ -41,6 +41,19 @@ struct ScatterAddArgs {
 };
 void ScatterAddRows(const ScatterAddArgs& args, Stream stream);
 
+// The same on the grid of lib/kernels/expert_grid.h, whose sums are the same bits however the
+// experts are spread over devices: steps[r] = sum of round(weights[e] * y[entries[e]] *
+// inverse_steps[r]), the terms of the CPU workers. A row with a term beyond `limit` or not finite
+// is flagged, and its steps mean nothing.
+struct ScatterGridArgs {
+  ScatterAddArgs rows;                   // out is not used
+  const float* inverse_steps = nullptr;  // [rows] GridStep(-s) of the row
+  float limit = 0;                       // GridLimit(top_k)
+  int32_t* steps = nullptr;              // [rows, cols]
+  uint8_t* flags = nullptr;              // [rows] 1: flagged
+};
+void ScatterAddGrid(const ScatterGridArgs& args, Stream stream);
+
 // out = x / sqrt(mean(x^2) + eps) * weight. x [rows, x_stride] of which the first `cols` count,
 // out [rows, out_stride]; in place is fine where there are no row_ids. weight [cols] f32.
 struct RmsNormArgs {

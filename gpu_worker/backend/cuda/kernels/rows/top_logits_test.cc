@@ -148,5 +148,38 @@ TEST(TopLogits, ARowAloneHasTheSameBitsAndNoRowsAreNoWork) {
   EXPECT_TRUE(OnDevice({}, 0, 8).ids.empty());
 }
 
+// One workspace for launches of different shapes, as a server has it.
+TEST(TopLogits, AWorkspaceMayBeDirty) {
+  std::mt19937 random(7);
+  const std::vector<float> large = Normal(2 * 9000, 3, random), small = Normal(70, 3, random);
+  const Top expected = OnDevice(small, 1, 5);
+  DeviceForTest device;
+  TopLogitsArgs args;
+  args.workspace_bytes = TopLogitsWorkspaceBytes(2, 9000, 64);
+  args.workspace = device.Allocate<std::byte>(args.workspace_bytes);
+  args.values = device.Allocate<float>(2 * 64);
+  args.ids = device.Allocate<uint32_t>(2 * 64);
+  args.log_sums = device.Allocate<float>(2);
+  args.logits = device.Upload(large);
+  args.rows = 2, args.vocab = 9000, args.k = 64;
+  TopLogits(args, device.stream());
+  args.logits = device.Upload(small);
+  args.rows = 1, args.vocab = 70, args.k = 5;
+  TopLogits(args, device.stream());
+  EXPECT_EQ(device.Download(args.ids, 5), expected.ids);
+  ExpectSameBits(device.Download(args.values, 5), expected.values);
+  ExpectSameBits(device.Download(args.log_sums, 1), expected.log_sums);
+}
+
+TEST(TopLogitsDeathTest, RefusesWhatItHasNoRoomFor) {
+  TopLogitsArgs args;
+  args.rows = 1, args.vocab = 100, args.k = 65;
+  args.workspace_bytes = 1 << 20;
+  EXPECT_DEATH(TopLogits(args, nullptr), "kTopLogitsMax");
+  args.k = 64;
+  args.workspace_bytes = TopLogitsWorkspaceBytes(1, 100, 64) - 1;
+  EXPECT_DEATH(TopLogits(args, nullptr), "workspace_bytes");
+}
+
 }  // namespace
 }  // namespace tandem::gpu_worker::cuda
