@@ -11,8 +11,8 @@ THREADS_MAX = 1024
 TENSOR_OPCODES = ("HMMA", "IMMA", "HGMMA", "QGMMA")
 HOPPER_OPCODES = ("HGMMA", "QGMMA")
 LOCAL_OPCODES = ("LDL", "STL")
-# ptxas: C7508 setmaxnreg is ignored; C7510 to C7515 wgmma instructions are serialized.
-PTXAS_LOSSES = re.compile(r"\((C75(?:08|1[0-5]))\)\s*(.*)")
+# ptxas: C7508 setmaxnreg is ignored; C7510 to C7515 and C7520 wgmma instructions are serialized.
+PTXAS_LOSSES = re.compile(r"\((C75(?:08|1[0-5]|20))\)\s*(.*)")
 
 
 class Expectations:
