@@ -7,6 +7,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "gpu_worker/backend/cuda/kernels/linear/linear_kernels.h"
 #include "lib/base/check.h"
 #include "lib/kernels/fp8_linear.h"
 #include "lib/kernels/linear.h"
@@ -213,12 +214,9 @@ LinearProblem::Exact LinearProblem::InDouble() const {
   return exact;
 }
 
-std::vector<float> LinearProblem::Run(Kernels kernels, int64_t first, int64_t count) const {
-  DeviceForTest device;
-  LinearArgs args;
-  args.kernels = kernels;
-  args.w = MatrixShape(format_, shape_.outputs, shape_.inputs);
-  args.w.batch = shape_.batch;
+DeviceMatrix LinearProblem::Upload(DeviceForTest& device) const {
+  DeviceMatrix w = MatrixShape(format_, shape_.outputs, shape_.inputs);
+  w.batch = shape_.batch;
   std::vector<std::byte> weights, scales;
   for (int64_t b = 0; b < shape_.batch; ++b) {
     const auto packed =
@@ -230,8 +228,69 @@ std::vector<float> LinearProblem::Run(Kernels kernels, int64_t first, int64_t co
     weights.insert(weights.end(), packed->weights.begin(), packed->weights.end());
     scales.insert(scales.end(), packed->scales.begin(), packed->scales.end());
   }
-  args.w.weights = device.Upload(weights);
-  args.w.scales = scales.empty() ? nullptr : device.Upload(scales);
+  w.weights = device.Upload(weights);
+  w.scales = scales.empty() ? nullptr : device.Upload(scales);
+  return w;
+}
+
+// Without Linear, which would choose other parts.
+void LinearProblem::RunSplit(const LinearArgs& args, DeviceForTest& device) const {
+  const DeviceMatrix& w = args.w;
+  const int64_t k_padded = RoundUpTo(w.inputs, kInputsMultiple);
+  PortableArgs portable = {.w = w,
+                           .x = {args.x, args.x_stride, args.x_batch_stride, args.x_storage},
+                           .x_inputs = w.inputs,
+                           .y = {args.y, args.y_stride, args.y_batch_stride, args.y_storage},
+                           .rows = args.rows,
+                           .splits = splits,
+                           .partials = nullptr};
+  if (w.format.kind == WeightKind::kFp8) {
+    const int64_t scale_rows = RoundUpTo(args.rows, kRowTileMax);
+    const PrepareInputsArgs prepare = {
+        .x = portable.x,
+        .rows = args.rows,
+        .inputs = w.inputs,
+        .batch = w.batch,
+        .quantize = true,
+        .numbers = device.Allocate<uint16_t>(w.batch * args.rows * k_padded),
+        .scales = device.Allocate<float>(w.batch * k_padded / 128 * scale_rows),
+        .scale_rows = scale_rows};
+    PrepareInputs(prepare, device.stream());
+    portable.x = {prepare.numbers, k_padded,       args.rows * k_padded,
+                  Storage::kBf16,  prepare.scales, scale_rows};
+    portable.x_inputs = k_padded;
+  }
+  const int64_t bytes = PartialBytes(w, args.rows, splits);
+  if (bytes > 0) portable.partials = device.Allocate<float>(bytes / 4);
+  LinearPortable(portable, device.stream());
+}
+
+// What y holds; the gaps must be as they were.
+std::vector<float> LinearProblem::Collect(const LinearArgs& args, DeviceForTest& device) const {
+  const int64_t count = shape_.batch * args.y_batch_stride, value_bytes = BytesOf(y_storage);
+  const auto bytes = device.Download(static_cast<const std::byte*>(args.y), count * value_bytes);
+  std::vector<float> y;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t row = i % args.y_batch_stride / args.y_stride, col = i % args.y_stride;
+    const std::byte* const at = bytes.data() + i * value_bytes;
+    if (row < args.rows && col < shape_.outputs) {
+      float value;
+      uint16_t bits;
+      std::memcpy(&bits, at, sizeof(bits));
+      if (y_storage == Storage::kF32) std::memcpy(&value, at, sizeof(value));
+      y.push_back(y_storage == Storage::kF32 ? value : BF16ToF32(bits));
+    } else {
+      for (int64_t j = 0; j < value_bytes; ++j) TANDEM_CHECK(at[j] == std::byte{0xff});
+    }
+  }
+  return y;
+}
+
+std::vector<float> LinearProblem::Run(Kernels kernels, int64_t first, int64_t count) const {
+  DeviceForTest device;
+  LinearArgs args;
+  args.kernels = kernels;
+  args.w = Upload(device);
   args.x_storage = x_storage;
   args.x_stride = shape_.inputs + x_gap;
   args.x_batch_stride = shape_.rows * args.x_stride;
@@ -247,29 +306,18 @@ std::vector<float> LinearProblem::Run(Kernels kernels, int64_t first, int64_t co
   args.y_storage = y_storage;
   args.y_stride = shape_.outputs + y_gap;
   args.y_batch_stride = (count + 1) * args.y_stride;
-  const int64_t y_count = shape_.batch * args.y_batch_stride;
-  args.y = device.Allocate<std::byte>(y_count * BytesOf(y_storage));
+  args.y = device.Allocate<std::byte>(shape_.batch * args.y_batch_stride * BytesOf(y_storage));
   args.allow_batch_dependent = allow_batch_dependent;
   args.workspace_bytes = LinearWorkspaceBytes(kernels, args.w, count, allow_batch_dependent);
   if (args.workspace_bytes > 0) args.workspace = device.Allocate<std::byte>(args.workspace_bytes);
-  Linear(args, device.stream());
-  const auto bytes =
-      device.Download(static_cast<const std::byte*>(args.y), y_count * BytesOf(y_storage));
-  std::vector<float> y;
-  for (int64_t i = 0; i < y_count; ++i) {
-    const int64_t row = i % args.y_batch_stride / args.y_stride, col = i % args.y_stride;
-    const std::byte* const at = bytes.data() + i * BytesOf(y_storage);
-    if (row < count && col < shape_.outputs) {
-      float value;
-      uint16_t bits;
-      std::memcpy(&bits, at, sizeof(bits));
-      if (y_storage == Storage::kF32) std::memcpy(&value, at, sizeof(value));
-      y.push_back(y_storage == Storage::kF32 ? value : BF16ToF32(bits));
+  for (int run = 0; run < runs; ++run) {
+    if (splits > 0) {
+      RunSplit(args, device);
     } else {
-      for (int64_t j = 0; j < BytesOf(y_storage); ++j) TANDEM_CHECK(at[j] == std::byte{0xff});
+      Linear(args, device.stream());
     }
   }
-  return y;
+  return Collect(args, device);
 }
 
 }  // namespace tandem::gpu_worker::cuda

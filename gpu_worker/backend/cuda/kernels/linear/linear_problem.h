@@ -40,10 +40,22 @@ class LinearProblem {
   Storage y_storage = Storage::kF32;
   int64_t x_gap = 8, y_gap = 3;  // values between rows
   bool allow_batch_dependent = false;
+  // Parts that LinearPortable, called by itself, is to cut the inputs into; 0: Linear's choice. Not
+  // for f32 weights, and only for inputs in multiples of 8 that LinearPortable can read as they
+  // are.
+  int64_t splits = 0;
+  int runs = 1;  // one after another in the same workspace; the last one counts
+
+  float& Input(int64_t b, int64_t row, int64_t k) {
+    return x_[(b * shape_.rows + row) * shape_.inputs + k];
+  }
 
  private:
   struct HostMatrix;
   HostMatrix OfHost(int64_t b) const;
+  DeviceMatrix Upload(DeviceForTest& device) const;
+  void RunSplit(const LinearArgs& args, DeviceForTest& device) const;
+  std::vector<float> Collect(const LinearArgs& args, DeviceForTest& device) const;
   std::vector<float> Weights(int64_t b) const;  // that the format has, [outputs, inputs]
 
   WeightFormat format_;

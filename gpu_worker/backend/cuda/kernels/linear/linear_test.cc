@@ -10,7 +10,6 @@
 
 #include "gpu_worker/backend/cuda/device/device_test_support.h"
 #include "gpu_worker/backend/cuda/kernels/linear/linear_problem.h"
-#include "gpu_worker/backend/cuda/kernels/linear/pack.h"
 
 namespace tandem::gpu_worker::cuda {
 namespace {
@@ -63,46 +62,6 @@ TEST(Linear, NoRowsAreNothingToDo) {
   for (const WeightFormat& format : kFormats) {
     LinearProblem problem(format, {5, 7, 0, 1}, 5);
     EXPECT_TRUE(problem.Run(Kernels::kReference).empty());
-  }
-}
-
-// What rounding f32 sums may cost, per output: a tensor core adds 16 products and the sum so far
-// with at least 23 bits behind the largest of them, so each loses at most 2^-23 of the magnitudes
-// added so far; on top come four warps, up to 16 splits, and one promotion, with the rounding of
-// its scale, per 128 inputs.
-double RoundingMax(const LinearShape& shape, double magnitude) {
-  const double inputs = static_cast<double>(RoundUpTo(shape.inputs, 128));
-  const double roundings = inputs * 17 / 16 + 4 + 16 + 2 * inputs / 128;
-  return roundings * std::exp2(-23) * magnitude + std::exp2(-126);
-}
-
-void ExpectClose(const LinearProblem& problem, const LinearShape& shape,
-                 const std::vector<float>& y) {
-  const LinearProblem::Exact exact = problem.InDouble();
-  ASSERT_EQ(y.size(), exact.sums.size());
-  double difference = 0, product = 0, squares = 0, own = 0;
-  for (size_t i = 0; i < y.size(); ++i) {
-    const double bound = RoundingMax(shape, exact.magnitudes[i]);
-    ASSERT_NEAR(y[i], exact.sums[i], bound) << problem.Name() << " " << i;
-    difference += std::pow(y[i] - exact.sums[i], 2);
-    product += y[i] * exact.sums[i];
-    squares += exact.sums[i] * exact.sums[i];
-    own += static_cast<double>(y[i]) * y[i];
-  }
-  EXPECT_LT(std::sqrt(difference / squares), 1e-5) << problem.Name();
-  EXPECT_LT(1 - 2 * product / (squares + own), 1e-10) << problem.Name();
-}
-
-TEST(LinearPortableKernel, IsTheProduct) {
-  for (const WeightFormat& format : kFormats) {
-    for (const LinearShape& shape : {LinearShape{1, 1, 1, 1},
-                                     {70, 100, 3, 1},
-                                     {130, 520, 17, 1},
-                                     {200, 256, 33, 2},
-                                     {64, 391, 65, 1}}) {
-      LinearProblem problem(format, shape, 1);
-      ExpectClose(problem, shape, problem.Run(Kernels::kPortable));
-    }
   }
 }
 
