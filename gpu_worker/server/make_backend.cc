@@ -9,7 +9,11 @@
 #include "gpu_worker/backend/host/host_backend.h"
 
 #if defined(TANDEM_HAS_CUDA)
+#include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/cuda/cuda_backend.h"
+#if defined(TANDEM_HAS_NCCL)
+#include "gpu_worker/server/cuda_ranks.h"
+#endif
 #endif
 
 namespace tandem::gpu_worker {
@@ -67,7 +71,14 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCuda(const WorkerOptions& o,
   out.device = o.device;
   out.pack_threads = ThreadsOf(o);
   out.graphs = o.cuda_graphs;
-  return cuda::MakeCudaBackend(weights, out);
+  if (o.ranks == 1) return cuda::MakeCudaBackend(weights, out);
+#if defined(TANDEM_HAS_NCCL)
+  return MakeCudaRanks(weights, out, o.ranks, absl::Seconds(o.rank_timeout_seconds));
+#else
+  return absl::FailedPreconditionError(
+      absl::StrCat("expected a build with NCCL for --ranks ", o.ranks,
+                   " with --backend cuda, found one without; use --ranks 1"));
+#endif
 }
 #endif
 

@@ -69,9 +69,10 @@ void AddComputeOptions(CLI::App& app, WorkerOptions* o) {
   app.add_option("--cuda-graphs", o->cuda_graphs,
                  "Replay the calls between two expert exchanges as CUDA graphs: true or false")
       ->capture_default_str();
-  app.add_option("--ranks", o->ranks,
-                 "Ranks that share the work, as several GPUs would: on the host backend threads of "
-                 "this process, each with its part of the weights; must divide the model's heads")
+  app.add_option(
+         "--ranks", o->ranks,
+         "Ranks that share the work, each with its part of the weights: GPUs from --device on, "
+         "or with --backend host threads of this process; must divide the model's heads")
       ->capture_default_str()
       ->check(CLI::Range(1, kRanksMax));
   app.add_option("--rank-timeout-seconds", o->rank_timeout_seconds,
@@ -212,11 +213,6 @@ absl::Status CheckWorkerOptions(const WorkerOptions& options) {
   if (options.backend == "host" && options.kernels != "auto") {
     return absl::InvalidArgumentError(absl::StrCat("expected --backend cuda with --kernels ",
                                                    options.kernels, ", found --backend host"));
-  }
-  if (options.backend == "cuda" && options.ranks > 1) {
-    return absl::UnimplementedError(absl::StrCat(
-        "expected --ranks 1 with --backend cuda, found ", options.ranks,
-        ": several GPUs are not put together yet, docs/several_gpus.md says what is there"));
   }
   return absl::OkStatus();
 }

@@ -197,11 +197,12 @@ class WeightWalk {
                                       const Matrix* matrix, Split* split = nullptr) {
     const Split shares = plan_.SplitOf(role, outputs, NeedsOf(role, layer));
     if (split != nullptr) *split = shares;
-    return Share(role, layer, shares.of(rank_), inputs, matrix);
+    return Share(role, layer, shares, inputs, matrix);
   }
 
-  absl::StatusOr<DeviceMatrix> Share(R role, int64_t layer, const ShardRange& own, int64_t inputs,
+  absl::StatusOr<DeviceMatrix> Share(R role, int64_t layer, const Split& shares, int64_t inputs,
                                      const Matrix* matrix) {
+    const ShardRange own = shares.of(rank_);
     TANDEM_ASSIGN_OR_RETURN(const WeightFormat format,
                             DeviceFormat(FormatOf(role, layer), formats_.precision));
     if (own.empty()) return DeviceMatrix{};
@@ -212,12 +213,15 @@ class WeightWalk {
           "expected rank ", rank_, "'s share of ", ModulePath(role, layer),
           " to begin at a multiple of ", kernels::kFp8Block, " outputs in fp8, found ", own.begin));
     }
-    return Place(format, own.size(), inputs, 1, [&](int64_t) -> absl::StatusOr<PackedMatrix> {
+    const auto make = [&](int64_t) -> absl::StatusOr<PackedMatrix> {
       if (format.kind == WeightKind::kFp8 && IsInFp8Form(*matrix)) return TakeFp8(*matrix, own);
       return Pack(format, own.size(), inputs, [&](int64_t i, float* dst) {
         return ReadFiniteRow(*matrix, own.begin + i, dst);
       });
-    });
+    };
+    TANDEM_ASSIGN_OR_RETURN(DeviceMatrix placed, Place(format, own.size(), inputs, 1, make));
+    placed.whole_outputs = shares.total();
+    return placed;
   }
 
   absl::StatusOr<CudaFfn> Ffn(const R (&roles)[3], int64_t layer, int64_t inter,
@@ -226,11 +230,10 @@ class WeightWalk {
     CudaFfn to;
     to.inter =
         plan_.SplitOf(roles[0], inter, Both(NeedsOf(roles[0], layer), NeedsOf(roles[1], layer)));
-    const ShardRange own = to.inter.of(rank_);
     TANDEM_ASSIGN_OR_RETURN(
-        to.gate, Share(roles[0], layer, own, hidden, from == nullptr ? nullptr : &from->gate));
+        to.gate, Share(roles[0], layer, to.inter, hidden, from == nullptr ? nullptr : &from->gate));
     TANDEM_ASSIGN_OR_RETURN(
-        to.up, Share(roles[1], layer, own, hidden, from == nullptr ? nullptr : &from->up));
+        to.up, Share(roles[1], layer, to.inter, hidden, from == nullptr ? nullptr : &from->up));
     TANDEM_ASSIGN_OR_RETURN(to.down, Linear(roles[2], layer, hidden, inter,
                                             from == nullptr ? nullptr : &from->down, &to.hidden));
     return to;
@@ -318,6 +321,9 @@ class WeightWalk {
                               return PackHead(format, ValuesOf(*from, own.begin + h), v, latent,
                                               false);
                             }));
+    for (DeviceMatrix* w : {&to.absorb, &to.key_up, &to.value_up}) {
+      w->whole_batch = plan_.heads().total();
+    }
     return absl::OkStatus();
   }
 
