@@ -38,7 +38,9 @@ bool CanBeRead(const LinearArgs& args) {
 }
 
 int64_t SplitsOf(Path path, const DeviceMatrix& w) {
-  return path == Path::kPortable ? SplitsOfLinear(w.outputs, w.inputs, w.batch) : 1;
+  if (path != Path::kPortable) return 1;
+  return SplitsOfLinear(std::max(w.outputs, w.whole_outputs), w.inputs,
+                        std::max(w.batch, w.whole_batch));
 }
 
 // Offsets into the workspace of one chunk of rows; prepared inputs come first.

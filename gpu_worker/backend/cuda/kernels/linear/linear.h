@@ -33,6 +33,10 @@ struct DeviceMatrix {
   const void* weights = nullptr;
   const void* scales = nullptr;               // null where the format has none
   int64_t weight_bytes = 0, scale_bytes = 0;  // of one matrix, padding included
+  // Of a layer whose outputs, or a batch whose matrices, several ranks share or several calls go
+  // through: the sizes of the whole. They decide where sums are split, so that a part has the bits
+  // of the whole. 0: these are all.
+  int64_t whole_outputs = 0, whole_batch = 0;
 };
 
 // The shape of a packed matrix: sizes with padding, no memory. For planning.
