@@ -82,12 +82,12 @@ TEST(WorkerOptionsTest, WithoutARecipeOneFormatIsForAll) {
   EXPECT_EQ(Start({"--linear=marlin4"}, std::nullopt).formats, "marlin4 g128 (7)");
 }
 
-TEST(WorkerOptionsTest, RanksAreTheHostBackends) {
+TEST(WorkerOptionsTest, KernelsAreTheCudaBackends) {
   WorkerOptions options;
-  options.ranks = 2;
-  EXPECT_TRUE(CheckWorkerOptions(options).ok());
+  options.kernels = "hopper";
+  EXPECT_EQ(CheckWorkerOptions(options).code(), absl::StatusCode::kInvalidArgument);
   options.backend = "cuda";
-  EXPECT_EQ(CheckWorkerOptions(options).code(), absl::StatusCode::kUnimplemented);
+  EXPECT_TRUE(CheckWorkerOptions(options).ok());
 }
 
 TEST(WorkerOptionsTest, EachRankHasAKvCache) {
@@ -112,13 +112,14 @@ TEST(WorkerOptionsTest, HalfBatchesAreANumberOrAWord) {
   config.num_experts_per_tok = 8;
   BackendInfo device, host;
   device.asynchronous = true;
+  device.rows_max = 512;
   const auto rows = [&](const std::string& flag, const BackendInfo& backend) {
     return HalfRowsMin(Start({"--half-batches=" + flag}, std::nullopt).options, config, backend);
   };
   EXPECT_EQ(rows("off", device), 0);
   EXPECT_EQ(rows("17", host), 17);
   EXPECT_EQ(rows("auto", host), 0);
-  EXPECT_EQ(rows("auto", device), DefaultHalfRowsMin(config, device));
+  EXPECT_EQ(rows("auto", device), 512);
   for (const char* bad : {"1", "0", "-2", "on", "2.5", ""}) {
     EXPECT_THROW(rows(bad, host), CLI::ParseError) << bad;
   }
