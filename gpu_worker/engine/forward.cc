@@ -47,8 +47,8 @@ Forward::Forward(const ModelConfig& config, Backend& backend, ExpertLink* expert
       attended_(backend.NewRows(RowShape::kAttended, backend.info().rows_max)) {
   for (int slot = 0; slot < kStepSlots; ++slot) {
     half_[slot].slot = slot;
-    if (slot > 0 && options.half_rows_min == 0) continue;
     const int64_t rows = backend.info().slot_rows_max(slot);
+    if (slot > 0 && (options.half_rows_min == 0 || rows == 0)) continue;
     half_[slot].x = backend.NewRows(RowShape::kHidden, rows);
     half_[slot].shared = backend.NewRows(RowShape::kHidden, rows);
   }

@@ -100,7 +100,8 @@ std::vector<HalfBatch> SplitStep(const ModelConfig& config, const StepBatch& ste
 
 int64_t DefaultHalfRowsMin(const ModelConfig& config, const BackendInfo& backend) {
   if (!backend.asynchronous || config.num_experts_per_tok == 0) return 0;
-  return 2 * kRowsOfExpertMin * config.n_routed_experts / config.num_experts_per_tok;
+  const int64_t rows = 2 * kRowsOfExpertMin * config.n_routed_experts / config.num_experts_per_tok;
+  return rows <= backend.rows_max ? rows : 0;
 }
 
 }  // namespace tandem::gpu_worker

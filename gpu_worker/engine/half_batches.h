@@ -30,8 +30,8 @@ std::vector<HalfBatch> SplitStep(const ModelConfig& config, const StepBatch& ste
                                  std::span<const int64_t> owners, int64_t rows_min);
 
 // rows_min where nobody has said anything: 0 on a backend that needs the calling thread, where
-// nothing would overlap; else so many rows that halves do not make the expert workers read their
-// weights twice as often for the same arithmetic.
+// nothing would overlap, or has too little room for so many rows in a step that halves do not make
+// the expert workers read their weights twice as often for the same arithmetic; else that many.
 int64_t DefaultHalfRowsMin(const ModelConfig& config, const BackendInfo& backend);
 
 }  // namespace tandem::gpu_worker

@@ -142,9 +142,12 @@ TEST(HalfBatchesTest, CostIsThatOfTheLayer) {
 
 TEST(HalfBatchesTest, OnlyDevicesThatWorkByThemselvesSplitByDefault) {
   BackendInfo backend;
+  backend.rows_max = 2048;
   EXPECT_EQ(DefaultHalfRowsMin(V3(), backend), 0);
   backend.asynchronous = true;
   EXPECT_EQ(DefaultHalfRowsMin(V3(), backend), 2048);  // 2 * 32 rows for each expert, 8 of 256
+  backend.rows_max = 2047;
+  EXPECT_EQ(DefaultHalfRowsMin(V3(), backend), 0);
 }
 
 }  // namespace
