@@ -95,6 +95,11 @@ void ExpertLink::Start(int slot, RoutedLayer& layer, const std::vector<bool>& al
   pending.layer = &layer;
   pending.deadline = deadline;
   const std::vector<int64_t> rows = SendableRows(pending, alive);
+  if (counter_ != nullptr) {
+    const int64_t per_row = layer.choice->experts_per_row;
+    const std::span<const uint32_t> ids = layer.choice->expert_ids;
+    for (const int64_t r : rows) counter_->Add(layer.layer, ids.subspan(r * per_row, per_row));
+  }
   pending.combine.emplace(layer, std::move(pending.sum_buffer));
   pending.exchange.emplace(
       shared_, RequestOf(slot, pending.grid() ? REPLY_FORM_GRID_SUM : REPLY_FORM_PER_EXPERT_F32));

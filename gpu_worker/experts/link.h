@@ -11,6 +11,7 @@
 
 #include "gpu_worker/experts/combine.h"
 #include "gpu_worker/experts/exchange.h"
+#include "gpu_worker/experts/routing_counter.h"
 
 namespace tandem::gpu_worker {
 
@@ -33,6 +34,9 @@ class ExpertLink {
   void Finish(int slot, std::span<float> routed, std::vector<absl::Status>* row_status);
 
   const WireCounters& counters() const { return shared_.counters; }
+
+  // Counts which experts the rows of Start choose; null: nothing is counted. Must outlive this.
+  void CountRouting(RoutingCounter* counter) { counter_ = counter; }
 
   // Whether to note what each call took. Off at first.
   void NoteFrameSpans(bool on) { shared_.note_spans = on; }
@@ -60,6 +64,7 @@ class ExpertLink {
   std::vector<Exchange*> Live();
 
   ExchangeShared shared_;
+  RoutingCounter* counter_ = nullptr;
   std::array<Pending, kStepSlots> pending_;
 };
 

@@ -20,6 +20,17 @@ PlacementTable::PlacementTable(const membership::v1::Placement& placement)
   }
 }
 
+void PlacementTable::PutFirst(const std::string& address,
+                              std::span<const std::pair<uint32_t, uint32_t>> experts) {
+  const auto index = static_cast<uint32_t>(workers_.size());
+  workers_.push_back({address, address, true});
+  for (const auto& [layer, expert] : experts) {
+    auto& replicas = layers_[layer];
+    if (replicas.size() <= expert) replicas.resize(expert + 1);
+    replicas[expert].insert(replicas[expert].begin(), index);
+  }
+}
+
 std::span<const uint32_t> PlacementTable::Replicas(uint32_t layer, uint32_t expert) const {
   const auto it = layers_.find(layer);
   if (it == layers_.end() || expert >= it->second.size()) return {};

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -24,6 +25,10 @@ class PlacementTable {
   PlacementTable() = default;
   // Indices of workers that the message does not list are left out.
   explicit PlacementTable(const membership::v1::Placement& placement);
+
+  // Adds a worker that is always ready, before all other replicas of `experts` (layer, expert),
+  // whether others hold them or not.
+  void PutFirst(const std::string& address, std::span<const std::pair<uint32_t, uint32_t>> experts);
 
   uint64_t epoch() const { return epoch_; }
   const std::vector<ExpertWorker>& workers() const { return workers_; }

@@ -17,6 +17,9 @@ bool WorkerPool::Update() {
   RememberHolders(*newest);
   placement_ = std::move(newest);
   table_ = PlacementTable(*placement_);
+  if (!options_.local.experts.empty()) {
+    table_.PutFirst(options_.local.address, options_.local.experts);
+  }
   ++tables_taken_;
   absl::flat_hash_set<std::string> listed;
   for (const ExpertWorker& worker : table_.workers()) listed.insert(worker.address);
@@ -46,7 +49,9 @@ std::string WorkerPool::HolderOf(uint32_t layer, uint32_t expert) const {
 
 std::shared_ptr<rpc::Transport> WorkerPool::TransportTo(const std::string& address) {
   std::shared_ptr<rpc::Transport>& transport = transports_[address];
-  if (transport == nullptr) transport = options_.connect(address);
+  if (transport != nullptr) return transport;
+  const bool local = !options_.local.experts.empty() && address == options_.local.address;
+  transport = local ? options_.local.connect() : options_.connect(address);
   return transport;
 }
 

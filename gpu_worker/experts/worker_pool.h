@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
@@ -16,12 +17,20 @@
 
 namespace tandem::gpu_worker {
 
+// Experts that this process computes itself, as one more worker that is asked before all others.
+struct LocalReplicas {
+  std::string address;                                      // of no socket
+  std::vector<std::pair<uint32_t, uint32_t>> experts = {};  // (layer, expert)
+  std::function<std::unique_ptr<rpc::Transport>()> connect = nullptr;
+};
+
 struct WorkerPoolOptions {
   // The newest table, or null; see MemberAgent::placement.
   std::function<std::shared_ptr<const membership::v1::Placement>()> placement;
   // See MemberAgent::RefreshPlacement.
   std::function<bool(uint64_t epoch_seen, absl::Duration wait_max)> refresh;
   std::function<std::unique_ptr<rpc::Transport>(const std::string& address)> connect;
+  LocalReplicas local = {};
 };
 
 class WorkerPool {

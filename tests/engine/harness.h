@@ -44,6 +44,7 @@ struct HarnessOptions {
   absl::Duration patience = absl::Seconds(5);
   ForwardOptions forward = {};
   int ranks = 1;
+  LocalReplicas local = {};
   // Makes the backend instead of the above; null: the host's.
   std::function<std::unique_ptr<Backend>(const ModelWeights&)> make_backend = nullptr;
 };
