@@ -105,16 +105,16 @@ OwnedStream NewStream() { return OwnedStream(reinterpret_cast<Stream>(new Emulat
 OwnedEvent NewEvent() { return OwnedEvent(reinterpret_cast<Event>(new EmulatedEvent)); }
 
 void CopyToDevice(void* to, const void* from, size_t bytes, Stream stream) {
-  Do(stream, [=] { std::memcpy(to, from, bytes); });
+  if (bytes > 0) Do(stream, [=] { std::memcpy(to, from, bytes); });
 }
 void CopyToHost(void* to, const void* from, size_t bytes, Stream stream) {
-  Do(stream, [=] { std::memcpy(to, from, bytes); });
+  if (bytes > 0) Do(stream, [=] { std::memcpy(to, from, bytes); });
 }
 void CopyOnDevice(void* to, const void* from, size_t bytes, Stream stream) {
-  Do(stream, [=] { std::memmove(to, from, bytes); });
+  if (bytes > 0) Do(stream, [=] { std::memmove(to, from, bytes); });
 }
 void FillBytes(void* to, unsigned char value, size_t bytes, Stream stream) {
-  Do(stream, [=] { std::memset(to, value, bytes); });
+  if (bytes > 0) Do(stream, [=] { std::memset(to, value, bytes); });
 }
 
 void Record(Event event, Stream stream) {

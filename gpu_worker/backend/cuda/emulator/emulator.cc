@@ -47,7 +47,7 @@ struct Thread {
   void* ready_argument = nullptr;
   const char* why = "";
   context::fiber fiber;
-  context::fiber* scheduler = nullptr;  // where the fiber goes back to
+  context::fiber* scheduler = nullptr;                         // where the fiber goes back to
   std::deque<std::vector<std::function<void()>>> copy_groups;  // cp.async, oldest first
   std::vector<std::function<void()>> copies_uncommitted;
 };
@@ -272,6 +272,11 @@ void WaitUntil(bool (*ready)(void*), void* argument, const char* why) {
   Suspend();
 }
 
+void Yield() {
+  constexpr uint64_t kRounds = 8;  // enough for others to get to their next wait and a copy to land
+  for (uint64_t rounds = Random() % kRounds; rounds > 0; --rounds) Suspend();
+}
+
 void BarrierSync(int id, int threads) {
   if (id < 0 || id >= kBarriers) Fail("a barrier's number is not 0 to 15");
   Meeting& meeting = block->barriers[id];
@@ -285,6 +290,7 @@ void BarrierSync(int id, int threads) {
 void BarrierArrive(int id, int threads) {
   if (id < 0 || id >= kBarriers) Fail("a barrier's number is not 0 to 15");
   if (Arrive(block->barriers[id], threads)) Leave(block->barriers[id]);
+  Yield();
 }
 
 void Defer(std::function<void()> work) { block->deferred.push_back(std::move(work)); }

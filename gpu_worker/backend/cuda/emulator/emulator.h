@@ -75,6 +75,10 @@ void BarrierArrive(int id, int threads);
 // Lets other threads run until ready(argument). `why` appears where nothing can go on.
 void WaitUntil(bool (*ready)(void*), void* argument, const char* why);
 
+// Lets other threads run for a while of the seed's choosing; not at all under seed 0. For places
+// behind which a thread has promised something to others.
+void Yield();
+
 // Work of a copy engine: done by nobody's thread, at a time of the emulator's choosing, at the
 // latest when every thread of the block waits. Work that is left when they have ended is a failure.
 void Defer(std::function<void()> work);

@@ -186,6 +186,7 @@ void MbarrierArrive(uint64_t* barrier, uint32_t expect_bytes) {
   state.bytes += expect_bytes;
   --state.pending;
   EndPhaseIfComplete(state);
+  Yield();
 }
 
 void MbarrierWait(uint64_t* barrier, uint32_t parity) {
