@@ -14,6 +14,7 @@
 #include "gpu_worker/backend/cuda/kernels/attention/attention.h"
 #include "gpu_worker/backend/cuda/kernels/attention/decode_kernels.h"
 #include "gpu_worker/backend/cuda/kernels/attention/decode_plan.h"
+#include "lib/base/check.h"
 #include "lib/tensor/codec.h"
 
 namespace tandem::gpu_worker::cuda {
@@ -23,6 +24,13 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 // A page number that no cache has: reading it is a crash.
 constexpr int32_t kNoPage = 2147480000;
 constexpr size_t kSharedA100 = 163 << 10, kSharedH100 = 227 << 10;
+
+// What the device has bounds what a test may ask for.
+size_t SharedBytesOfDevice() {
+  const auto device = UseDevice(0);
+  TANDEM_CHECK(device.ok());
+  return device->shared_bytes_max;
+}
 
 MlaShape Shape(int64_t heads, int64_t latent, int64_t rope) {
   return {.heads = heads,
@@ -132,7 +140,7 @@ class Decoder {
                .workspace = workspace_.data(),
                .workspace_bytes = workspace_bytes,
                .multiprocessors = options_.multiprocessors,
-               .shared_bytes_max = options_.shared_bytes_max},
+               .shared_bytes_max = std::min(options_.shared_bytes_max, SharedBytesOfDevice())},
               device_.stream());
     return {Download(out, out_values, bf16), device_.Download(lse, rows * heads)};
   }
@@ -433,7 +441,7 @@ TEST(PortableDecode, AGraphFollowsThePlanInItsBuffer) {
              .workspace = device.Allocate<uint8_t>(workspace_bytes),
              .workspace_bytes = workspace_bytes,
              .multiprocessors = kMultiprocessors,
-             .shared_bytes_max = kSharedH100},
+             .shared_bytes_max = std::min(kSharedH100, SharedBytesOfDevice())},
             device.stream());
   const ExecutableGraph graph = EndCapture(device.stream());
   for (const int which : {0, 1, 0}) {
