@@ -9,6 +9,7 @@
 #include <random>
 #include <vector>
 
+#include "gpu_worker/backend/backend.h"
 #include "gpu_worker/backend/cuda/device/device_test_support.h"
 #include "gpu_worker/backend/cuda/kernels/attention/attention.h"
 #include "gpu_worker/backend/cuda/kernels/linear/linear.h"
@@ -133,6 +134,78 @@ TEST(KernelPartsTest, HeadsOfABatch) {
   ASSERT_NE(SplitsOfLinear(sizes.outputs, sizes.inputs, sizes.batch),
             SplitsOfLinear(sizes.outputs, sizes.inputs, sizes.batch / 4));
   ExpectPartsOfWhole(Kernels::kPortable, {WeightKind::kBf16}, sizes, 4, 1);
+}
+
+// Decode attention of heads `own` of all, [rows, own, latent] bf16.
+std::vector<uint16_t> DecodeHeads(Kernels kernels, const MlaShape& all, const ShardRange& own,
+                                  const std::vector<int32_t>& lengths) {
+  constexpr int kMultiprocessors = 3;
+  constexpr size_t kSharedH100 = 227 << 10;
+  const auto rows = static_cast<int64_t>(lengths.size());
+  const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
+  const int64_t stride = (longest + kPageTokens - 1) / kPageTokens;
+  const std::vector<float> q = Normal(rows * all.heads * all.key(), 3);
+  const std::vector<float> cache = Normal(rows * stride * kPageTokens * all.key(), 4);
+  MlaShape shape = all;
+  shape.heads = own.size();
+  std::vector<float> own_q;
+  std::vector<int32_t> table;
+  for (int64_t r = 0; r < rows; ++r) {
+    const auto begin = q.begin() + (r * all.heads + own.begin) * all.key();
+    own_q.insert(own_q.end(), begin, begin + own.size() * all.key());
+    for (int64_t p = 0; p < stride; ++p) table.push_back(static_cast<int32_t>(r * stride + p));
+  }
+  DeviceForTest device;
+  const DecodePlan plan = PlanDecode(shape, lengths, rows, longest, kMultiprocessors);
+  const size_t workspace = DecodeWorkspaceBytes(shape, rows, longest, kMultiprocessors);
+  const int64_t values = rows * own.size() * all.latent;
+  uint16_t* const out = device.Allocate<uint16_t>(values);
+  MlaDecode({.kernels = kernels,
+             .storage = Storage::kBf16,
+             .shape = shape,
+             .q = device.Upload(ToBf16(own_q)),
+             .cache = device.Upload(ToBf16(cache)),
+             .page_table = device.Upload(table),
+             .page_table_stride = stride,
+             .lengths = device.Upload(lengths),
+             .rows = rows,
+             .out = out,
+             .plan = device.Upload(plan.words),
+             .workspace = device.Allocate<std::byte>(workspace),
+             .workspace_bytes = workspace,
+             .multiprocessors = kMultiprocessors,
+             .shared_bytes_max = kSharedH100},
+            device.stream());
+  return device.Download(out, values);
+}
+
+void ExpectHeadsOfWhole(Kernels kernels, const MlaShape& all, int ranks) {
+  SCOPED_TRACE(testing::Message() << all.heads << " heads, ranks " << ranks);
+  const std::vector<int32_t> lengths = {130, 1, 64};
+  const std::vector<uint16_t> whole = DecodeHeads(kernels, all, {0, all.heads}, lengths);
+  const Split split = SplitOutputs(all.heads, 1, ranks);
+  for (int rank = 0; rank < ranks; ++rank) {
+    const ShardRange own = split.of(rank);
+    const std::vector<uint16_t> part = DecodeHeads(kernels, all, own, lengths);
+    const int64_t size = own.size() * all.latent;
+    for (size_t r = 0; r < lengths.size(); ++r) {
+      const uint16_t* want =
+          whole.data() + (static_cast<int64_t>(r) * all.heads + own.begin) * all.latent;
+      ASSERT_EQ(std::memcmp(part.data() + static_cast<int64_t>(r) * size, want, size * 2), 0)
+          << "rank " << rank << ", row " << r;
+    }
+  }
+}
+
+TEST(KernelPartsTest, HeadsOfDecodeAttention) {
+  // The portable kernel adds a row's probabilities in the order of its warps, of which there are
+  // more to a head where it does fewer heads at once (HeadGroup). So a part has the bits of the
+  // whole only where both come in groups of as many: docs/several_gpus.md says what is missing.
+  MlaShape shape{.heads = 128, .latent = 64, .rope = 64, .softmax_scale = 0.25f};
+  ExpectHeadsOfWhole(Kernels::kPortable, shape, 2);
+  shape.heads = 16;
+  ExpectHeadsOfWhole(Kernels::kPortable, shape, 4);
+  ExpectHeadsOfWhole(Kernels::kReference, shape, 4);
 }
 
 }  // namespace

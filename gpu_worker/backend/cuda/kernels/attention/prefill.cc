@@ -41,6 +41,7 @@ int64_t PairsMax(const MlaShape& shape, const PrefillLimits& limits, int64_t row
 DeviceMatrix OfHeads(const DeviceMatrix& all, int64_t begin, int64_t heads) {
   DeviceMatrix some = all;
   some.batch = heads;
+  some.whole_batch = std::max(all.batch, all.whole_batch);  // however many heads are taken at once
   some.weights = static_cast<const std::byte*>(all.weights) + begin * all.weight_bytes;
   return some;
 }
