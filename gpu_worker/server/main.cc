@@ -17,6 +17,7 @@
 #include "gpu_worker/engine/trace_file.h"
 #include "gpu_worker/server/engine_runner.h"
 #include "gpu_worker/server/engine_service.h"
+#include "gpu_worker/server/hot_experts.h"
 #include "gpu_worker/server/make_backend.h"
 #include "gpu_worker/server/options.h"
 #include "lib/base/check.h"
@@ -44,6 +45,8 @@ constexpr char kExamples[] =
 // How often a new placement epoch is looked for, to tell the coordinator that it is in use.
 // Only people read that, so it need not be soon.
 constexpr absl::Duration kEpochInterval = absl::Seconds(1);
+// How often routing counts are written, counted in such looks.
+constexpr int kLooksPerCountsFile = 60;
 
 using membership::v1::WorkerState;
 
@@ -79,6 +82,8 @@ struct Opened {
   std::optional<Recipe> recipe;
   ModelWeights weights;
   std::vector<AssignedModule> linear;
+  ModelSources sources;
+  LoadOptions load;
 };
 
 engine::v1::DescribeResponse Description(const WorkerOptions& o, const Opened& opened,
@@ -116,12 +121,15 @@ absl::Status WriteTrace(const WorkerOptions& options, const StepTrace& trace) {
 
 // Until a stop is asked for: tells the coordinator which placement is in use, says in the log when
 // it is refused, and writes the trace once its steps are there.
-void Serve(rpc::MemberAgent& agent, const WorkerOptions& options, const StepTrace& trace) {
+void Serve(rpc::MemberAgent& agent, const WorkerOptions& options, const StepTrace& trace,
+           const RoutingCountsFile& counts) {
+  int looks = 0;
   bool trace_due = !options.trace.empty();
   uint64_t epoch_told = 0;
   absl::Status refusal_told;
   agent.SetState(membership::v1::WORKER_STATE_READY, 0, 0);
   while (!base::WaitForStop(kEpochInterval)) {
+    if (++looks % kLooksPerCountsFile == 0) counts.Write();
     if (trace_due && trace.steps_seen() >= trace.steps_max()) {
       trace_due = false;
       const absl::Status written = WriteTrace(options, trace);
@@ -157,7 +165,7 @@ void Drain(rpc::MemberAgent& agent, rpc::GrpcServer& server, EngineService& serv
 
 // `agent` holds null until the worker has registered.
 WorkerPoolOptions PoolOptions(const std::atomic<rpc::MemberAgent*>& agent,
-                              const WorkerOptions& options) {
+                              const WorkerOptions& options, LocalExperts* local) {
   const std::optional<rpc::TransportChoice> choice =
       rpc::ParseTransportChoice(options.expert_transport);
   TANDEM_CHECK(choice.has_value());  // the command line lets nothing else in
@@ -169,7 +177,8 @@ WorkerPoolOptions PoolOptions(const std::atomic<rpc::MemberAgent*>& agent,
             rpc::MemberAgent* there = agent;
             return there != nullptr && there->RefreshPlacement(epoch_seen, wait_max);
           },
-          [choice](const std::string& address) { return rpc::MakeTransport(address, *choice); }};
+          [choice](const std::string& address) { return rpc::MakeTransport(address, *choice); },
+          local == nullptr ? LocalReplicas() : local->replicas()};
 }
 
 // Brings `options` in line with the recipe, too.
@@ -188,10 +197,11 @@ absl::StatusOr<Opened> OpenModel(const GivenFlags& given, WorkerOptions& options
                                  {"digest", weights.digest},
                                  {"layers", weights.config.num_hidden_layers},
                                  {"linear", FormatsText(linear)}});
-  return Opened{std::move(served.recipe), std::move(weights), std::move(linear)};
+  return Opened{std::move(served.recipe), std::move(weights), std::move(linear),
+                std::move(served.sources), load};
 }
 
-absl::Status Run(const GivenFlags& given, WorkerOptions options) {
+absl::Status Run(const GivenFlags& given, WorkerOptions options, const HotExpertOptions& hot) {
   TANDEM_RETURN_IF_ERROR(CheckWorkerOptions(options));
   TANDEM_RETURN_IF_ERROR(kernels::CheckIsa());
   telemetry::Metrics metrics;
@@ -209,12 +219,17 @@ absl::Status Run(const GivenFlags& given, WorkerOptions options) {
   const ModelWeights& weights = opened.weights;
   TANDEM_ASSIGN_OR_RETURN(const auto backend, MakeBackend(options, weights, opened.linear));
 
+  TANDEM_ASSIGN_OR_RETURN(const auto local,
+                          LoadHotExperts(hot, opened.sources, opened.load, ThreadsOf(options)));
+
   // The engine's thread asks for placements through this; it is set once the address to register is
   // known.
   std::unique_ptr<rpc::MemberAgent> agent;
   std::atomic<rpc::MemberAgent*> membership = nullptr;
-  WorkerPool workers(PoolOptions(membership, options));
+  WorkerPool workers(PoolOptions(membership, options, local.get()));
   ExpertLink experts(workers, {weights.digest, absl::Seconds(options.expert_patience_seconds)});
+  RoutingCountsFile counts(hot, weights);
+  experts.CountRouting(counts.counter());
   StepTrace trace(options.trace_steps);
   if (!options.trace.empty()) TANDEM_RETURN_IF_ERROR(WriteTrace(options, trace));
   const int64_t half_rows_min = HalfRowsMin(options, weights.config, backend->info());
@@ -246,13 +261,15 @@ absl::Status Run(const GivenFlags& given, WorkerOptions options) {
                                        {"linear", FormatsText(opened.linear)},
                                        {"expert_transport", options.expert_transport},
                                        {"half_batches_from_rows", half_rows_min},
+                                       {"hot_experts", local == nullptr ? 0 : local->experts()},
                                        {"kv_pages", backend->info().kv_pages},
                                        {"threads", ThreadsOf(options)},
                                        {"version", base::VersionString()}});
-  Serve(*agent, options, trace);
+  Serve(*agent, options, trace, counts);
   ready = false;
   Drain(*agent, *server, *service, runner, absl::Seconds(options.drain_seconds));
   if (!options.trace.empty()) TANDEM_RETURN_IF_ERROR(WriteTrace(options, trace));
+  counts.Write();
   base::LogInfo("gpu_worker_stopped");
   return absl::OkStatus();
 }
@@ -261,10 +278,12 @@ int Main(int argc, char** argv) {
   CLI::App app("Runs attention, dense layers, router and sampler for a Tandem cluster.", kProgram);
   WorkerOptions options;
   AddWorkerOptions(app, &options);
+  HotExpertOptions hot;
+  AddHotExpertOptions(app, &hot);
   base::AddStandardOptions(app, kExamples);
   if (const int code = base::ParseOrExitCode(app, argc, argv); code >= 0) return code;
   base::InstallStopSignals();
-  const absl::Status status = Run(GivenFlagsOf(app), options);
+  const absl::Status status = Run(GivenFlagsOf(app), options, hot);
   return status.ok() ? 0 : base::CannotStart(kProgram, status);
 }
 

@@ -4,6 +4,7 @@
 
 #include "lib/base/program.h"
 #include "tools/tandem/chat.h"
+#include "tools/tandem/hot_experts_command.h"
 #include "tools/tandem/recipe_command.h"
 #include "tools/tandem/up.h"
 
@@ -14,6 +15,7 @@ constexpr char kUsage[] =
     "  up              start a cluster on this machine and look after it\n"
     "  chat            talk to a cluster\n"
     "  recipe explain  tell what a recipe gives every layer of a model\n"
+    "  hot-experts     list the experts a GPU worker should compute itself\n"
     "tandem COMMAND --help says more; tandem --version names the version.\n";
 
 }  // namespace
@@ -22,6 +24,7 @@ int main(int argc, char** argv) {
   const std::string command = argc > 1 ? argv[1] : "";
   if (command == "up") return tandem::launcher::RunUp(argc - 1, argv + 1);
   if (command == "chat") return tandem::launcher::RunChat(argc - 1, argv + 1);
+  if (command == "hot-experts") return tandem::launcher::RunHotExperts(argc - 1, argv + 1);
   if (command == "recipe") return tandem::launcher::RunRecipe(argc - 1, argv + 1);
   if (command == "--version") {
     std::cout << "tandem " << tandem::base::VersionString() << std::endl;
@@ -31,7 +34,7 @@ int main(int argc, char** argv) {
     std::cout << kUsage;
     return 0;
   }
-  std::cerr << "tandem: expected a command (up, chat, recipe), found "
+  std::cerr << "tandem: expected a command (up, chat, recipe, hot-experts), found "
             << (command.empty() ? "none" : "'" + command + "'") << std::endl;
   return tandem::base::kExitCannotStart;
 }
