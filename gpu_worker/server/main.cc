@@ -201,18 +201,25 @@ absl::StatusOr<Opened> OpenModel(const GivenFlags& given, WorkerOptions& options
                 std::move(served.sources), load};
 }
 
+// `metrics` and `ready` must outlive the server.
+absl::StatusOr<std::unique_ptr<rpc::AdminServer>> StartAdmin(const WorkerOptions& options,
+                                                             telemetry::Metrics& metrics,
+                                                             const std::atomic<bool>& ready) {
+  rpc::AdminOptions admin;
+  admin.listen = options.admin_listen;
+  admin.metrics = &metrics;
+  admin.ready = [&ready] {
+    return ready ? absl::OkStatus() : absl::UnavailableError("loading or draining");
+  };
+  return rpc::AdminServer::Start(std::move(admin));
+}
+
 absl::Status Run(const GivenFlags& given, WorkerOptions options, const HotExpertOptions& hot) {
   TANDEM_RETURN_IF_ERROR(CheckWorkerOptions(options));
   TANDEM_RETURN_IF_ERROR(kernels::CheckIsa());
   telemetry::Metrics metrics;
   std::atomic<bool> ready = false;
-  rpc::AdminOptions admin_options;
-  admin_options.listen = options.admin_listen;
-  admin_options.metrics = &metrics;
-  admin_options.ready = [&ready] {
-    return ready ? absl::OkStatus() : absl::UnavailableError("loading or draining");
-  };
-  TANDEM_ASSIGN_OR_RETURN(const auto admin, rpc::AdminServer::Start(std::move(admin_options)));
+  TANDEM_ASSIGN_OR_RETURN(const auto admin, StartAdmin(options, metrics, ready));
   base::LogInfo("admin_serving", {{"port", admin->port()}});
 
   TANDEM_ASSIGN_OR_RETURN(const Opened opened, OpenModel(given, options));
