@@ -273,8 +273,10 @@ void WaitUntil(bool (*ready)(void*), void* argument, const char* why) {
 }
 
 void Yield() {
-  constexpr uint64_t kRounds = 8;  // enough for others to get to their next wait and a copy to land
-  for (uint64_t rounds = Random() % kRounds; rounds > 0; --rounds) Suspend();
+  // Mostly a few rounds; now and then enough for others to go through a good part of their loop.
+  constexpr uint64_t kRounds = 8, kManyRounds = 96, kOddsOfMany = 64;
+  const uint64_t most = Random() % kOddsOfMany == 1 ? kManyRounds : kRounds;
+  for (uint64_t rounds = Random() % most; rounds > 0; --rounds) Suspend();
 }
 
 void BarrierSync(int id, int threads) {
