@@ -38,10 +38,15 @@ int64_t PairsMax(const MlaShape& shape, const PrefillLimits& limits, int64_t row
                   std::min(rows_max * shape.heads, 2 * kThreadBlocksWanted * kPrefillTileRows));
 }
 
+// Linear's measure of the whole decides into how many parts it cuts sums. Here many rows make the
+// work, so one part is best; and a count of heads, which is this call's choice or a rank's share,
+// must not matter. This many matrices are never cut.
+constexpr int64_t kUncutBatch = int64_t{1} << 20;
+
 DeviceMatrix OfHeads(const DeviceMatrix& all, int64_t begin, int64_t heads) {
   DeviceMatrix some = all;
   some.batch = heads;
-  some.whole_batch = std::max(all.batch, all.whole_batch);  // however many heads are taken at once
+  some.whole_batch = kUncutBatch;
   some.weights = static_cast<const std::byte*>(all.weights) + begin * all.weight_bytes;
   return some;
 }
@@ -50,6 +55,7 @@ DeviceMatrix UpShape(Storage storage, int64_t outputs, int64_t latent, int64_t h
   const WeightKind kind = storage == Storage::kBf16 ? WeightKind::kBf16 : WeightKind::kF32;
   DeviceMatrix matrix = MatrixShape({.kind = kind}, outputs, latent);
   matrix.batch = heads;
+  matrix.whole_batch = kUncutBatch;
   return matrix;
 }
 

@@ -340,6 +340,17 @@ void ExpectPiecesChangeNothing(Kernels kernels) {
 TEST(PrefillPieces, ChangeNothingInReference) { ExpectPiecesChangeNothing(Kernels::kReference); }
 TEST(PrefillPieces, ChangeNothingInPortable) { ExpectPiecesChangeNothing(Kernels::kPortable); }
 
+// Linear cuts the sums over many inputs by how much work the whole is: it must not take the heads
+// of a call for the whole.
+TEST(PrefillPieces, HeadsAtATimeChangeNothing) {
+  MlaShape shape = Tiny(89);
+  shape.latent = 520;
+  DeviceForTest device;
+  Sequence<uint16_t> sequence(shape, 3, 14);
+  EXPECT_TRUE(sequence.Run(device, Kernels::kPortable, 2, 1, {128, 45}) ==
+              sequence.Run(device, Kernels::kPortable, 2, 1, {128, 89}));
+}
+
 // Hopper's kernel has one shape. Five blocks of 128 keys, more than its two stages; one head more
 // than is done at a time.
 MlaShape Real(int64_t heads) {
