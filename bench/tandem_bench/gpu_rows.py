@@ -33,8 +33,8 @@ def timing_rows(output):
 def folder_name(bundle):
     """Of the results of this machine's GPU: its name as the driver tells it."""
     try:
-        done = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True,
-                              timeout=30, env=bundle.environment())
+        done = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True,
+                              text=True, timeout=30, env=bundle.environment())
         name = done.stdout.splitlines()[0] if done.returncode == 0 and done.stdout.strip() else "unknown gpu"
     except (OSError, subprocess.TimeoutExpired):
         name = "unknown gpu"
