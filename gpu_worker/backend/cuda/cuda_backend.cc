@@ -685,7 +685,8 @@ ScratchShape CudaBackend::ShapeOf(const DeviceProperties& device) const {
                     .rope = config_.qk_rope_head_dim,
                     .nope = config_.qk_nope_head_dim,
                     .v = config_.v_head_dim,
-                    .softmax_scale = static_cast<float>(config_.SoftmaxScale())};
+                    .softmax_scale = static_cast<float>(config_.SoftmaxScale()),
+                    .whole_heads = config_.num_attention_heads};
   shape.step.rows_max = options_.rows_max;
   // A graph's page tables have one stride: that of the longest sequence there may be.
   const int64_t context_pages = (config_.max_position_embeddings + kPageTokens - 1) / kPageTokens;
@@ -820,11 +821,19 @@ absl::StatusOr<DeviceProperties> DeviceFor(const ModelConfig& config,
   if (options.formats.precision == Precision::kF32 && options.kernels != Kernels::kReference) {
     return absl::InvalidArgumentError("expected --kernels reference with --precision f32");
   }
-  const MlaShape mla = {.latent = config.kv_lora_rank, .rope = config.qk_rope_head_dim};
+  const MlaShape mla = {.latent = config.kv_lora_rank,
+                        .rope = config.qk_rope_head_dim,
+                        .nope = config.qk_nope_head_dim,
+                        .v = config.v_head_dim};
   if (options.kernels != Kernels::kReference && !HasPortableDecode(mla, Storage::kBf16)) {
     return absl::InvalidArgumentError(
         absl::StrCat("expected --kernels reference for latents of ", mla.latent, " + ", mla.rope,
                      " values; the others have attention for 512 + 64"));
+  }
+  if (options.kernels != Kernels::kReference && !HasPortablePrefill(mla, Storage::kBf16)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "expected --kernels reference for heads of ", mla.nope, " + ", mla.rope, " and ", mla.v,
+        " values; the others have prompts' attention for 128 + 64 and 128"));
   }
   TANDEM_ASSIGN_OR_RETURN(DeviceProperties device, UseDevice(options.device));
   if (options.kernels == Kernels::kHopper && device.major != 9) {

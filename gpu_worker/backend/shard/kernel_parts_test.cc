@@ -148,6 +148,7 @@ std::vector<uint16_t> DecodeHeads(Kernels kernels, const MlaShape& all, const Sh
   const std::vector<float> cache = Normal(rows * stride * kPageTokens * all.key(), 4);
   MlaShape shape = all;
   shape.heads = own.size();
+  shape.whole_heads = all.heads;
   std::vector<float> own_q;
   std::vector<int32_t> table;
   for (int64_t r = 0; r < rows; ++r) {
@@ -197,15 +198,23 @@ void ExpectHeadsOfWhole(Kernels kernels, const MlaShape& all, int ranks) {
   }
 }
 
+// The portable kernel adds a row's probabilities in the order of its warps, of which there are more
+// to a head where it does fewer heads at once (HeadGroup): whole_heads keeps the order.
 TEST(KernelPartsTest, HeadsOfDecodeAttention) {
-  // The portable kernel adds a row's probabilities in the order of its warps, of which there are
-  // more to a head where it does fewer heads at once (HeadGroup). So a part has the bits of the
-  // whole only where both come in groups of as many: docs/several_gpus.md says what is missing.
   MlaShape shape{.heads = 128, .latent = 64, .rope = 64, .softmax_scale = 0.25f};
   ExpectHeadsOfWhole(Kernels::kPortable, shape, 2);
+  ExpectHeadsOfWhole(Kernels::kPortable, shape, 8);
+  shape.heads = 32;
+  ExpectHeadsOfWhole(Kernels::kPortable, shape, 4);
   shape.heads = 16;
   ExpectHeadsOfWhole(Kernels::kPortable, shape, 4);
   ExpectHeadsOfWhole(Kernels::kReference, shape, 4);
+}
+
+// Hopper's has one shape, that of real models.
+TEST(KernelPartsTest, HeadsOfDecodeAttentionOnHopper) {
+  const MlaShape shape{.heads = 64, .latent = 512, .rope = 64, .softmax_scale = 0.07f};
+  ExpectHeadsOfWhole(Kernels::kHopper, shape, 4);
 }
 
 }  // namespace

@@ -22,6 +22,9 @@ struct MlaShape {
   int64_t heads = 0, latent = 0, rope = 0;
   int64_t nope = 0, v = 0;  // of one head, prefill only
   float softmax_scale = 0;
+  // Of the model, where several ranks share its heads. It decides how many heads a thread block of
+  // decode does at once, and thereby the order of sums: a part has the bits of the whole. 0: heads.
+  int64_t whole_heads = 0;
   int64_t key() const { return latent + rope; }
 };
 

@@ -25,7 +25,7 @@ int64_t PartSlots(int64_t rows_max, int64_t tokens_max, int multiprocessors) {
 }
 
 int64_t ItemsMax(const MlaShape& shape, int64_t rows_max, int64_t tokens_max, int multiprocessors) {
-  return (rows_max + PartSlots(rows_max, tokens_max, multiprocessors)) * HeadGroups(shape.heads);
+  return (rows_max + PartSlots(rows_max, tokens_max, multiprocessors)) * HeadGroups(shape);
 }
 
 int64_t CostOf(const DecodeItem& item) {
@@ -99,7 +99,7 @@ void DealItems(int blocks, Deal& deal) {
 Deal DealWithSlots(const MlaShape& shape, std::span<const int32_t> lengths, int64_t slots,
                    int multiprocessors) {
   Deal deal;
-  const auto groups = static_cast<int32_t>(HeadGroups(shape.heads));
+  const auto groups = static_cast<int32_t>(HeadGroups(shape));
   GiveSlots(lengths, slots, deal);
   for (size_t row = 0; row < lengths.size(); ++row) {
     AddItems(static_cast<int32_t>(row), lengths[row], groups, deal);

@@ -67,6 +67,13 @@ constexpr int HeadGroup(int64_t heads) {
 constexpr int64_t HeadGroups(int64_t heads) {
   return (heads + HeadGroup(heads) - 1) / HeadGroup(heads);
 }
+// The same for a rank's share of a model's heads: groups as large as the model's.
+constexpr int HeadGroup(const MlaShape& shape) {
+  return HeadGroup(shape.whole_heads > shape.heads ? shape.whole_heads : shape.heads);
+}
+constexpr int64_t HeadGroups(const MlaShape& shape) {
+  return (shape.heads + HeadGroup(shape) - 1) / HeadGroup(shape);
+}
 
 // Parts of the longest row that a plan takes: 128^2 pages are 2^20 tokens.
 inline constexpr int64_t kPartsMax = 128;

@@ -592,7 +592,7 @@ void LaunchPortableDecode(const MlaDecodeArgs& args, Stream stream) {
 // The tile count that PlanDecode's head groups have.
 template <int kLatent, int kRope>
 void LaunchPortableDecode(const MlaDecodeArgs& args, Stream stream) {
-  switch (HeadGroup(args.shape.heads) / kHeadTile) {
+  switch (HeadGroup(args.shape) / kHeadTile) {
     case 1:
       return LaunchPortableDecode<kLatent, kRope, 1>(args, stream);
     case 2:

@@ -494,7 +494,7 @@ TensorMap MapOfQueries(const void* q, int64_t heads, int64_t rows, int box_heads
 
 bool HasHopperDecode(const MlaShape& shape, Storage storage) {
   return storage == Storage::kBf16 && shape.latent == kLatent && shape.key() == kKey &&
-         HeadGroup(shape.heads) == kHeads;
+         HeadGroup(shape) == kHeads;
 }
 
 void HopperMlaDecode(const MlaDecodeArgs& args, Stream stream) {
@@ -507,7 +507,7 @@ void HopperMlaDecode(const MlaDecodeArgs& args, Stream stream) {
                                  static_cast<const int32_t*>(args.plan),
                                  static_cast<int>(args.shape.heads),
                                  box_heads,
-                                 HeadGroups(args.shape.heads) == 1,
+                                 HeadGroups(args.shape) == 1,
                                  static_cast<float>(args.shape.softmax_scale * kLog2E),
                                  static_cast<Bf16*>(args.out),
                                  args.lse,
