@@ -121,9 +121,8 @@ size_t LinearWorkspaceBytes(Kernels kernels, const DeviceMatrix& w, int64_t rows
 
 void Linear(const LinearArgs& args, Stream stream) {
   TANDEM_CHECK(args.w.format.kind == WeightKind::kF32 || args.x_storage == Storage::kBf16);
-  TANDEM_CHECK_GE(
-      args.workspace_bytes,
-      LinearWorkspaceBytes(args.kernels, args.w, args.rows, args.allow_batch_dependent));
+  TANDEM_CHECK_GE(args.workspace_bytes, LinearWorkspaceBytes(args.kernels, args.w, args.rows,
+                                                             args.allow_batch_dependent));
   if (TakesCublasLt(args)) return LinearCublasLt(args, stream);
   if (HasHopperFp8(args.kernels, args.w)) return LinearHopperFp8(args, stream);
   for (int64_t begin = 0; begin < args.rows; begin += kRowsAtOnce) {

@@ -64,6 +64,8 @@ struct LinearArgs {
   DeviceMatrix w;
   // x: matrix b's rows begin at x + b * x_batch_stride values; row r at r * x_stride. bf16; for
   // kF32 weights also f32 (the router reads bf16 rows, f32 precision f32 ones).
+  // Any strides; kPortable first copies rows that do not begin at multiples of 16 bytes or are no
+  // multiple of 8 inputs long.
   const void* x = nullptr;
   Storage x_storage = Storage::kBf16;
   int64_t x_stride = 0, x_batch_stride = 0;

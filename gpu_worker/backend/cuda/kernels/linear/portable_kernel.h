@@ -1,5 +1,5 @@
-// The portable linear kernel (portable_layout.h has its plan), compiled once per format:
-// portable_bf16.cu and the like include this and are what includes it.
+// The portable linear kernel; portable_layout.h has its plan. Only portable_bf16.cu and its like
+// include this: one format each, which the compiler takes long enough for.
 #pragma once
 
 #include "gpu_worker/backend/cuda/kernels/linear/decode.h"
