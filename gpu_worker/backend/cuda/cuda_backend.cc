@@ -9,6 +9,7 @@
 #include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/cuda/cuda_scratch.h"
+#include "gpu_worker/backend/cuda/cuda_shapes.h"
 #include "gpu_worker/backend/cuda/device_arena.h"
 #include "gpu_worker/backend/cuda/graph_segments.h"
 #include "gpu_worker/backend/cuda/kernels/attention/attention.h"
@@ -252,7 +253,7 @@ class CudaBackend : public Backend {
                         .workspace = scratch_.workspace,
                         .workspace_bytes = scratch_.workspace_bytes},
                        stream);
-          RouteArgs args = RouteShape();
+          RouteArgs args = RouteShapeOf(config_);
           args.logits = scratch_.router_logits;
           args.bias = w.router_bias;
           args.forced = forced;
@@ -403,21 +404,6 @@ class CudaBackend : public Backend {
             .sin = slot().buffers.sin(),
             .rope = config_.qk_rope_head_dim,
             .halves = config_.rope_layout == RopeLayout::kSplitHalves};
-  }
-
-  RouteArgs RouteShape() const {
-    const bool groups = config_.topk_method != TopkMethod::kGreedy;
-    RouteArgs args;
-    args.experts = config_.n_routed_experts;
-    args.per_token = config_.num_experts_per_tok;
-    args.groups = groups ? std::max<int64_t>(1, config_.n_group) : 1;
-    args.groups_kept = groups ? config_.topk_group : 1;
-    args.sigmoid = config_.scoring_func == ScoringFunc::kSigmoid;
-    args.group_by_top2 = config_.topk_method == TopkMethod::kNoAuxTc;
-    args.normalize = config_.norm_topk_prob && config_.num_experts_per_tok > 1;
-    const bool scaled = !(args.normalize && config_.scoring_func == ScoringFunc::kSoftmax);
-    args.scale = scaled ? static_cast<float>(config_.routed_scaling_factor) : 1.0f;
-    return args;
   }
 
   void EndSegment() {
@@ -626,11 +612,8 @@ class CudaBackend : public Backend {
                stream);
   }
 
-  ScratchShape ShapeOf(const DeviceProperties& device) const;
-  size_t LargestLinearWorkspace() const;
   size_t ActivationBytes(const ScratchShape& shape) const;
   absl::Status AllocateAll(const ScratchShape& shape);
-  void WidthsOfGathers(ScratchShape* shape) const;
 
   const ModelConfig config_;
   const CudaBackendOptions options_;
@@ -652,81 +635,6 @@ class CudaBackend : public Backend {
   std::vector<std::unique_ptr<Slot>> slots_;
   int slot_ = 0;
 };
-
-// The largest scratch that any linear layer wants.
-size_t CudaBackend::LargestLinearWorkspace() const {
-  size_t largest = 0;
-  const auto look = [&](const DeviceMatrix& w, int64_t rows) {
-    if (w.outputs == 0) return;
-    largest = std::max(largest, LinearWorkspaceBytes(options_.kernels, w, rows));
-  };
-  const auto look_at_ffn = [&](const std::optional<CudaFfn>& ffn) {
-    if (!ffn.has_value()) return;
-    for (const DeviceMatrix& w : {ffn->gate, ffn->up, ffn->down}) look(w, options_.rows_max);
-  };
-  for (const CudaLayer& l : weights_.layers) {
-    for (const DeviceMatrix& w : {l.q_a, l.q_b, l.q, l.kv_a, l.absorb, l.value_up, l.o, l.router}) {
-      look(w, options_.rows_max);
-    }
-    look_at_ffn(l.dense);
-    look_at_ffn(l.shared);
-  }
-  look(weights_.head, info_.logit_rows_max);
-  return largest;
-}
-
-ScratchShape CudaBackend::ShapeOf(const DeviceProperties& device) const {
-  ScratchShape shape;
-  shape.storage = storage_;
-  shape.kernels = options_.kernels;
-  shape.absorbed = Flash();
-  shape.step.mla = {.heads = heads_,
-                    .latent = config_.kv_lora_rank,
-                    .rope = config_.qk_rope_head_dim,
-                    .nope = config_.qk_nope_head_dim,
-                    .v = config_.v_head_dim,
-                    .softmax_scale = static_cast<float>(config_.SoftmaxScale()),
-                    .whole_heads = config_.num_attention_heads};
-  shape.step.rows_max = options_.rows_max;
-  // A graph's page tables have one stride: that of the longest sequence there may be.
-  const int64_t context_pages = (config_.max_position_embeddings + kPageTokens - 1) / kPageTokens;
-  shape.step.pages_per_sequence_max =
-      options_.kv_pages > 0 ? std::min(context_pages, options_.kv_pages) : context_pages;
-  shape.step.multiprocessors = device.multiprocessors;
-  shape.step.shared_bytes_max = device.shared_bytes_max;
-  shape.hidden = config_.hidden_size;
-  shape.vocab = config_.vocab_size;
-  shape.q_lora = config_.q_lora_rank;
-  shape.inter_max = config_.n_shared_experts * config_.moe_intermediate_size;
-  for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
-    if (!config_.IsMoeLayer(layer)) {
-      shape.inter_max = std::max(shape.inter_max, config_.intermediate_size);
-    }
-  }
-  shape.experts = config_.n_routed_experts;
-  shape.experts_per_row = config_.num_experts_per_tok;
-  shape.logit_rows_max = info_.logit_rows_max;
-  shape.ranks = plan_.ranks();
-  WidthsOfGathers(&shape);
-  return shape;
-}
-
-void CudaBackend::WidthsOfGathers(ScratchShape* shape) const {
-  const auto look = [&](const Split& split) {
-    shape->part_cols_max = std::max(shape->part_cols_max, split.part_max());
-    shape->gathered_cols_max = std::max(shape->gathered_cols_max, split.total());
-  };
-  look(weights_.embedding_split);
-  look(plan_.attended());
-  for (const CudaLayer& layer : weights_.layers) {
-    look(layer.o_split);
-    for (const std::optional<CudaFfn>* ffn : {&layer.dense, &layer.shared}) {
-      if (!ffn->has_value()) continue;
-      look((*ffn)->inter);
-      look((*ffn)->hidden);
-    }
-  }
-}
 
 // Scratch, the two slots' step buffers, and the rows that Forward asks for: x, h, the shared
 // expert's, queries and attended of each slot.
@@ -781,8 +689,17 @@ absl::Status CudaBackend::Plan(const DeviceProperties& device) {
            .logit_rows_max = std::min(kLogitRowsMax, options_.rows_max)};
   const CudaShard shard = {&plan_, rank_};
   TANDEM_ASSIGN_OR_RETURN(weights_, CudaWeightShapes(config_, options_.formats, shard));
-  scratch_shape_ = ShapeOf(device);
-  scratch_shape_.linear_workspace_bytes = LargestLinearWorkspace();
+  scratch_shape_ = ScratchShapeOf({.config = &config_,
+                                   .weights = &weights_,
+                                   .plan = &plan_,
+                                   .rank = rank_,
+                                   .storage = storage_,
+                                   .attention = options_.formats.attention,
+                                   .kernels = options_.kernels,
+                                   .kv_pages = options_.kv_pages,
+                                   .rows_max = options_.rows_max,
+                                   .logit_rows_max = info_.logit_rows_max,
+                                   .device = &device});
   MemoryNeeds needs;
   TANDEM_ASSIGN_OR_RETURN(needs.weight_bytes, CudaWeightBytes(config_, options_.formats, shard));
   needs.activation_bytes = ActivationBytes(scratch_shape_);
