@@ -34,7 +34,7 @@ step_packages() { install_packages; }
 
 step_format() {
   find . \( -path ./build -o -path ./.venv -o -path ./.git \) -prune -o \
-    \( -name '*.cc' -o -name '*.h' \) -print0 | xargs -0 -r clang-format --dry-run -Werror
+    \( -name '*.cc' -o -name '*.h' -o -name '*.cu' \) -print0 | xargs -0 -r clang-format --dry-run -Werror
 }
 
 step_build() { build_preset release; }

@@ -67,8 +67,7 @@ Harness::Harness(const ModelWeights& weights, const HarnessOptions& o)
               absl::SleepFor(wait_max);
               return false;
             },
-            [this](const std::string& address) { return cluster.Connect(address); },
-            o.local}),
+            [this](const std::string& address) { return cluster.Connect(address); }, o.local}),
       link(pool, {weights.digest, o.patience}),
       backend(o.make_backend != nullptr ? o.make_backend(weights) : HostBackendOf(weights, o)),
       engine(weights.config, *backend, &link, o.forward),
