@@ -134,20 +134,18 @@ __device__ __forceinline__ void WgmmaWait(float (&... d)[kCounts]) {
 #define TANDEM_TEXT8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define TANDEM_TEXT16 TANDEM_N10("") "%10, %11, %12, %13, %14, %15"
 #define TANDEM_TEXT32 TANDEM_N10("") TANDEM_N10("1") TANDEM_N10("2") "%30, %31"
-// clang-format off: it moves these lines a little further each time
-#define TANDEM_TEXT64                                             \
-  TANDEM_N10("")                                                  \
-  TANDEM_N10("1") TANDEM_N10("2") TANDEM_N10("3") TANDEM_N10("4") \
-      TANDEM_N10("5") "%60, %61, %62, %63"
-#define TANDEM_TEXT96                                                                             \
-  TANDEM_N10("")                                                                                  \
-  TANDEM_N10("1") TANDEM_N10("2") TANDEM_N10("3") TANDEM_N10("4") TANDEM_N10("5") TANDEM_N10("6") \
-      TANDEM_N10("7") TANDEM_N10("8") "%90, %91, %92, %93, %94, %95"
-#define TANDEM_TEXT128                                                                            \
-  TANDEM_N10("")                                                                                  \
-  TANDEM_N10("1") TANDEM_N10("2") TANDEM_N10("3") TANDEM_N10("4") TANDEM_N10("5") TANDEM_N10("6") \
-      TANDEM_N10("7") TANDEM_N10("8") TANDEM_N10("9") TANDEM_N10("10")                            \
-          TANDEM_N10("11") "%120, %121, %122, %123, %124, %125, %126, %127"
+// Laid out by hand: clang-format moves these lines a little further each time.
+// clang-format off
+#define TANDEM_TEXT64                                                                            \
+  TANDEM_N10("") TANDEM_N10("1") TANDEM_N10("2") TANDEM_N10("3") TANDEM_N10("4") TANDEM_N10("5") \
+  "%60, %61, %62, %63"
+#define TANDEM_TEXT96                                                                            \
+  TANDEM_N10("") TANDEM_N10("1") TANDEM_N10("2") TANDEM_N10("3") TANDEM_N10("4") TANDEM_N10("5") \
+  TANDEM_N10("6") TANDEM_N10("7") TANDEM_N10("8") "%90, %91, %92, %93, %94, %95"
+#define TANDEM_TEXT128                                                                           \
+  TANDEM_N10("") TANDEM_N10("1") TANDEM_N10("2") TANDEM_N10("3") TANDEM_N10("4") TANDEM_N10("5") \
+  TANDEM_N10("6") TANDEM_N10("7") TANDEM_N10("8") TANDEM_N10("9") TANDEM_N10("10")               \
+  TANDEM_N10("11") "%120, %121, %122, %123, %124, %125, %126, %127"
 // clang-format on
 // One case for each n: its n / 2 accumulators and the numbers of the operands behind them.
 #define TANDEM_EACH_N(X)                                                                 \
