@@ -55,8 +55,8 @@ void PackRows(const kernels::PackedLayout& layout, const std::vector<std::byte>&
 
 // Views of one expert whose three matrices lie one after the other at `data`; null for the geometry
 // alone.
-cpu_worker::PackedExpert ExpertAt(const ExpertShape& shape, const std::byte* data) {
-  cpu_worker::PackedExpert expert;
+PackedExpert ExpertAt(const ExpertShape& shape, const std::byte* data) {
+  PackedExpert expert;
   expert.gate = {LayoutFor(shape.gate_up, shape.inter, shape.hidden), data};
   const int64_t bytes = expert.gate.layout.bytes();
   expert.up = {expert.gate.layout, data == nullptr ? nullptr : data + bytes};
@@ -106,7 +106,7 @@ absl::StatusOr<ExpertSet> ExpertSet::Create(const ExpertShape& shape,
       continue;
     }
     const int64_t gate_bytes = set.experts_.back().gate.layout.bytes();
-    const cpu_worker::PackedExpert& packed = set.experts_.back();
+    const PackedExpert& packed = set.experts_.back();
     const StoredExpert& stored = distinct[i];
     PackRows(packed.gate.layout, stored.gate, stored.gate_scales, pool, data);
     PackRows(packed.up.layout, stored.up, stored.up_scales, pool, data + gate_bytes);

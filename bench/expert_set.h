@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "cpu_worker/experts/packed_expert.h"
 #include "lib/base/huge_memory.h"
 #include "lib/base/thread_pool.h"
+#include "lib/experts/packed_expert.h"
 #include "lib/tensor/dtype.h"
 
 namespace tandem::bench {
@@ -55,7 +55,7 @@ class ExpertSet {
                                           int group, base::ThreadPool* pool);
 
   int size() const { return static_cast<int>(experts_.size()); }
-  const cpu_worker::PackedExpert& expert(int index) const { return experts_[index]; }
+  const PackedExpert& expert(int index) const { return experts_[index]; }
   int64_t expert_bytes() const { return experts_.front().bytes(); }
   // The bytes of experts [first, first + count).
   std::span<const std::byte> Bytes(int first, int count) const;
@@ -63,7 +63,7 @@ class ExpertSet {
 
  private:
   base::HugeMemory memory_;
-  std::vector<cpu_worker::PackedExpert> experts_;
+  std::vector<PackedExpert> experts_;
 };
 
 }  // namespace tandem::bench

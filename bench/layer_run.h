@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "bench/expert_set.h"
-#include "cpu_worker/experts/expert_ffn.h"
 #include "lib/base/thread_pool.h"
+#include "lib/experts/expert_ffn.h"
 #include "lib/kernels/kernel_table.h"
 
 namespace tandem::bench {
@@ -30,8 +30,8 @@ class LayerRun {
   std::vector<uint16_t> x_;
   std::vector<int32_t> sums_;
   std::vector<uint8_t> flags_;
-  cpu_worker::FfnBatch batch_;
-  cpu_worker::ExpertFfn ffn_;
+  FfnBatch batch_;
+  ExpertFfn ffn_;
 };
 
 // Normal values, the same for every engine that is asked with the same seed: [count] f32.

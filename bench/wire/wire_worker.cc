@@ -7,10 +7,10 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
-#include "cpu_worker/experts/expert_store.h"
 #include "cpu_worker/server/compute_loop.h"
 #include "cpu_worker/server/expert_service.h"
 #include "lib/base/status_macros.h"
+#include "lib/experts/expert_store.h"
 #include "lib/kernels/kernel_table.h"
 #include "lib/model/synth.h"
 #include "lib/rpc/grpc_server.h"
@@ -47,19 +47,18 @@ ModelConfig WireConfig(const WireShape& shape) {
   return config;
 }
 
-absl::StatusOr<std::unique_ptr<cpu_worker::ExpertStore>> OpenStore(const WireShape& shape,
-                                                                   const std::string& path) {
+absl::StatusOr<std::unique_ptr<ExpertStore>> OpenStore(const WireShape& shape,
+                                                       const std::string& path) {
   SynthOptions options;
   options.config = WireConfig(shape);
   TANDEM_ASSIGN_OR_RETURN(options.format, ParseSynthFormat("q8_0", false));
   options.out = path;
   options.overwrite = true;
   TANDEM_RETURN_IF_ERROR(SynthesizeModel(options, [](int64_t, int64_t) { return true; }).status());
-  cpu_worker::ExpertStore::Options store_options;
+  ExpertStore::Options store_options;
   store_options.model_path = path;
-  TANDEM_ASSIGN_OR_RETURN(auto store,
-                          cpu_worker::ExpertStore::Open(store_options, kernels::ActiveTable()));
-  std::set<cpu_worker::ExpertKey> keys;
+  TANDEM_ASSIGN_OR_RETURN(auto store, ExpertStore::Open(store_options, kernels::ActiveTable()));
+  std::set<ExpertKey> keys;
   for (uint32_t e = 0; e < kWireExperts; ++e) keys.insert({kWireLayer, e});
   TANDEM_RETURN_IF_ERROR(store->Place(keys, [] { return true; }));
   return store;

@@ -7,8 +7,8 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "cpu_worker/experts/expert_ffn.h"
-#include "cpu_worker/experts/expert_store.h"
+#include "lib/experts/expert_ffn.h"
+#include "lib/experts/expert_store.h"
 #include "lib/model/config.h"
 #include "lib/rpc/expert_call.h"
 

@@ -14,11 +14,11 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "cpu_worker/experts/expert_ffn.h"
-#include "cpu_worker/experts/expert_store.h"
 #include "cpu_worker/server/call_check.h"
 #include "lib/base/bounded_queue.h"
 #include "lib/base/thread_pool.h"
+#include "lib/experts/expert_ffn.h"
+#include "lib/experts/expert_store.h"
 #include "lib/rpc/expert_call.h"
 #include "lib/rpc/shm_server.h"
 #include "lib/rpc/spin_wait.h"

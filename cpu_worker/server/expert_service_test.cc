@@ -16,11 +16,11 @@
 
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
-#include "cpu_worker/experts/expert_store.h"
 #include "cpu_worker/server/compute_loop.h"
 #include "cpu_worker/server/placement_share.h"
-#include "cpu_worker/server/test_model.h"
 #include "gtest/gtest.h"
+#include "lib/experts/expert_store.h"
+#include "lib/experts/test_model.h"
 #include "lib/kernels/expert_grid.h"
 #include "lib/model/container_builders.h"
 #include "lib/rpc/grpc_server.h"

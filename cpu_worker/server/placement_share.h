@@ -6,7 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "cpu_worker/experts/expert_store.h"
+#include "lib/experts/expert_store.h"
 #include "proto/membership.pb.h"
 
 namespace tandem::cpu_worker {

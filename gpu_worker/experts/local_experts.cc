@@ -14,7 +14,6 @@
 
 namespace tandem::gpu_worker {
 
-using cpu_worker::ExpertKey;
 using experts::v1::ExpertRows;
 
 namespace {
@@ -60,8 +59,7 @@ class LocalExperts::Way : public rpc::Transport {
 
 absl::StatusOr<std::unique_ptr<LocalExperts>> LocalExperts::Load(const Options& options,
                                                                  const HotExperts& hot) {
-  TANDEM_ASSIGN_OR_RETURN(auto store,
-                          cpu_worker::ExpertStore::Open(options.store, kernels::ActiveTable()));
+  TANDEM_ASSIGN_OR_RETURN(auto store, ExpertStore::Open(options.store, kernels::ActiveTable()));
   if (store->digest() != hot.model_digest) {
     return absl::FailedPreconditionError(
         absl::StrCat("the list of hot experts is of a model with digest ", hot.model_digest,
@@ -73,7 +71,7 @@ absl::StatusOr<std::unique_ptr<LocalExperts>> LocalExperts::Load(const Options& 
   return std::unique_ptr<LocalExperts>(new LocalExperts(std::move(store), options.threads));
 }
 
-LocalExperts::LocalExperts(std::unique_ptr<cpu_worker::ExpertStore> store, int threads)
+LocalExperts::LocalExperts(std::unique_ptr<ExpertStore> store, int threads)
     : store_(std::move(store)),
       held_(store_->held()),
       pool_(threads),
@@ -104,23 +102,23 @@ void LocalExperts::ThreadMain() {
 }
 
 // As a compute loop of an expert worker fills its batch (cpu_worker/server/compute_loop.cc).
-cpu_worker::FfnBatch LocalExperts::BatchOf(const Job& job, std::byte* sums, uint8_t* flags) const {
+FfnBatch LocalExperts::BatchOf(const Job& job, std::byte* sums, uint8_t* flags) const {
   const ExpertRows& call = *job.call;
   const ModelConfig& config = store_->config();
   const bool grid = call.reply_form() == experts::v1::REPLY_FORM_GRID_SUM;
-  cpu_worker::FfnBatch batch;
+  FfnBatch batch;
   batch.x_dtype = call.x().dtype() == tensor::v1::WIRE_DTYPE_F32 ? DType::kF32 : DType::kBF16;
   batch.activation = call.activation_form() == experts::v1::ACTIVATION_FORM_F32
-                         ? cpu_worker::ActivationForm::kF32
-                         : cpu_worker::ActivationForm::kNative;
-  batch.reply = grid ? cpu_worker::ReplyForm::kGridSum : cpu_worker::ReplyForm::kPerExpertF32;
+                         ? ActivationForm::kF32
+                         : ActivationForm::kNative;
+  batch.reply = grid ? ReplyForm::kGridSum : ReplyForm::kPerExpertF32;
   batch.grid_limit = kernels::GridLimit(static_cast<int>(config.num_experts_per_tok));
   const auto* x = reinterpret_cast<const std::byte*>(call.x().data().data());
   const int64_t hidden = config.hidden_size;
   const int64_t x_row_bytes = hidden * rpc::WireDTypeBytes(call.x().dtype());
   int pair = 0;
   for (int r = 0; r < call.experts_per_row_size(); ++r) {
-    cpu_worker::FfnRow row = {.x = x + r * x_row_bytes, .flag = flags + r};
+    FfnRow row = {.x = x + r * x_row_bytes, .flag = flags + r};
     if (grid) {
       row.grid_exponent = call.grid_exponents(r);
       row.sums = reinterpret_cast<int32_t*>(sums) + r * hidden;

@@ -12,10 +12,10 @@
 #include <thread>
 
 #include "absl/status/statusor.h"
-#include "cpu_worker/experts/expert_ffn.h"
-#include "cpu_worker/experts/expert_store.h"
 #include "gpu_worker/experts/worker_pool.h"
 #include "lib/base/bounded_queue.h"
+#include "lib/experts/expert_ffn.h"
+#include "lib/experts/expert_store.h"
 #include "lib/model/hot_experts.h"
 #include "lib/rpc/transport.h"
 
@@ -27,7 +27,7 @@ class LocalExperts {
   static constexpr char kAddress[] = "this-gpu-worker";
 
   struct Options {
-    cpu_worker::ExpertStore::Options store;
+    ExpertStore::Options store;
     int threads = 1;
   };
   // Reads, packs and proves the experts of `hot`. FAILED_PRECONDITION when the list is of another
@@ -46,15 +46,15 @@ class LocalExperts {
   class Way;
   struct Job;
 
-  LocalExperts(std::unique_ptr<cpu_worker::ExpertStore> store, int threads);
+  LocalExperts(std::unique_ptr<ExpertStore> store, int threads);
   void ThreadMain();
   absl::StatusOr<rpc::Answer> Answer(const Job& job);
-  cpu_worker::FfnBatch BatchOf(const Job& job, std::byte* sums, uint8_t* flags) const;
+  FfnBatch BatchOf(const Job& job, std::byte* sums, uint8_t* flags) const;
 
-  const std::unique_ptr<cpu_worker::ExpertStore> store_;
-  const std::shared_ptr<const cpu_worker::HeldExperts> held_;
+  const std::unique_ptr<ExpertStore> store_;
+  const std::shared_ptr<const HeldExperts> held_;
   base::ThreadPool pool_;
-  cpu_worker::ExpertFfn ffn_;
+  ExpertFfn ffn_;
   base::BoundedQueue<Job> queue_;
   std::thread thread_;  // last: uses all of the above
 };

@@ -3,9 +3,9 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "cpu_worker/experts/expert_ffn.h"
 #include "lib/base/check.h"
 #include "lib/base/status_macros.h"
+#include "lib/experts/expert_ffn.h"
 #include "lib/kernels/expert_grid.h"
 #include "lib/rpc/tensor_frame.h"
 
@@ -14,10 +14,10 @@ namespace tandem::gpu_worker {
 using experts::v1::ExpertRows;
 using experts::v1::ExpertSums;
 
-const cpu_worker::PackedExpert* PackedModel::Find(uint32_t layer, uint32_t expert) {
-  std::unique_ptr<cpu_worker::PackedCopy>& copy = copies_[{layer, expert}];
+const PackedExpert* PackedModel::Find(uint32_t layer, uint32_t expert) {
+  std::unique_ptr<PackedCopy>& copy = copies_[{layer, expert}];
   if (copy == nullptr) {
-    copy = std::make_unique<cpu_worker::PackedCopy>(weights_.layers.at(layer).experts.at(expert));
+    copy = std::make_unique<PackedCopy>(weights_.layers.at(layer).experts.at(expert));
   }
   return &copy->expert;
 }
@@ -35,12 +35,12 @@ absl::StatusOr<ExpertSums> ComputeExperts(PackedModel& model, const ExpertRows& 
   std::vector<int32_t> sums(grid ? count * hidden : 0);
   std::vector<float> outputs(grid ? 0 : pairs * hidden);
   std::vector<uint8_t> flags(count);
-  cpu_worker::FfnBatch batch;
+  FfnBatch batch;
   batch.x_dtype = x.dtype == tensor::v1::WIRE_DTYPE_F32 ? DType::kF32 : DType::kBF16;
   batch.activation = rows.activation_form() == experts::v1::ACTIVATION_FORM_F32
-                         ? cpu_worker::ActivationForm::kF32
-                         : cpu_worker::ActivationForm::kNative;
-  batch.reply = grid ? cpu_worker::ReplyForm::kGridSum : cpu_worker::ReplyForm::kPerExpertF32;
+                         ? ActivationForm::kF32
+                         : ActivationForm::kNative;
+  batch.reply = grid ? ReplyForm::kGridSum : ReplyForm::kPerExpertF32;
   batch.grid_limit = kernels::GridLimit(static_cast<int>(weights.config.num_experts_per_tok));
   int64_t pair = 0;
   for (int64_t r = 0; r < count; ++r) {
@@ -55,7 +55,7 @@ absl::StatusOr<ExpertSums> ComputeExperts(PackedModel& model, const ExpertRows& 
   }
   TANDEM_CHECK_EQ(pair, pairs);
   base::ThreadPool pool(1);
-  cpu_worker::ExpertFfn ffn(kernels::ActiveTable(), &pool);
+  ExpertFfn ffn(kernels::ActiveTable(), &pool);
   ffn.Run(batch, [&](uint32_t e) { return model.Find(rows.layer(), e); });
   ExpertSums answer;
   answer.set_epoch(rows.epoch());

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "cpu_worker/experts/test_packing.h"
+#include "lib/experts/test_packing.h"
 #include "lib/model/model_weights.h"
 #include "lib/rpc/transport.h"
 #include "proto/membership.pb.h"
@@ -23,11 +23,11 @@ class PackedModel {
  public:
   explicit PackedModel(const ModelWeights& weights) : weights_(weights) {}
   const ModelWeights& weights() const { return weights_; }
-  const cpu_worker::PackedExpert* Find(uint32_t layer, uint32_t expert);
+  const PackedExpert* Find(uint32_t layer, uint32_t expert);
 
  private:
   const ModelWeights& weights_;
-  std::map<std::pair<uint32_t, uint32_t>, std::unique_ptr<cpu_worker::PackedCopy>> copies_;
+  std::map<std::pair<uint32_t, uint32_t>, std::unique_ptr<PackedCopy>> copies_;
 };
 
 // The workers of a test and the table that places experts on them: expert e of every layer on

@@ -95,7 +95,7 @@ def main():
     refuse("--kernels", "hopper", says="--backend cuda")
     refuse("--attention", "quick", says="quick")
     refuse("--ranks", "3", says="divides 2 heads, found 3 ranks")
-    refuse("--ranks", "2", "--backend", "cuda", says="--ranks 1")
+    refuse("--ranks", "2", "--backend", "cuda", "--device", "1000", says="CUDA")
     refuse(model="/nowhere", says="/nowhere")
     refuse("--listen", "0.0.0.0:0", says="--advertise")
     whole, parts = serve_idle_and_stop(ranks=1), serve_idle_and_stop(ranks=2)

@@ -1,16 +1,16 @@
-#include "cpu_worker/experts/expert_ffn.h"
+#include "lib/experts/expert_ffn.h"
 
 #include <algorithm>
 #include <atomic>
 #include <memory>
 
-#include "cpu_worker/experts/row_groups.h"
 #include "lib/base/check.h"
+#include "lib/experts/row_groups.h"
 #include "lib/kernels/expert_grid.h"
 #include "lib/kernels/weights.h"
 #include "lib/tensor/codec.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 namespace {
 
 using kernels::AlignedBuffer;
@@ -391,4 +391,4 @@ void ExpertFfn::AddNodeSums(const FfnBatch& batch, Pass* pass) {
   });
 }
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

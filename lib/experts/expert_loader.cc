@@ -1,4 +1,4 @@
-#include "cpu_worker/experts/expert_loader.h"
+#include "lib/experts/expert_loader.h"
 
 #include <unistd.h>
 
@@ -16,7 +16,7 @@
 #include "lib/base/status_macros.h"
 #include "lib/tensor/codec.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 namespace {
 
 // Bytes read at a time, if that is a panel at least: long enough that a read costs nothing beside
@@ -274,4 +274,4 @@ absl::StatusOr<ExpertCopy> CopyExpert(const TensorSource& source, const FfnWeigh
   return copy;
 }
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

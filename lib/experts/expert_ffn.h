@@ -9,12 +9,12 @@
 #include <memory>
 #include <vector>
 
-#include "cpu_worker/experts/packed_expert.h"
 #include "lib/base/thread_pool.h"
+#include "lib/experts/packed_expert.h"
 #include "lib/kernels/kernel_table.h"
 #include "lib/kernels/row_forms.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 
 using kernels::ActivationForm;
 using kernels::ActivationRows;
@@ -76,4 +76,4 @@ class ExpertFfn {
   std::unique_ptr<Pass> pass_;
 };
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

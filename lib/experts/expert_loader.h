@@ -11,11 +11,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "cpu_worker/experts/expert_memory.h"
 #include "lib/base/thread_pool.h"
+#include "lib/experts/expert_memory.h"
 #include "lib/model/model_weights.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 
 struct LoadOrder {
   const FfnWeights* source = nullptr;
@@ -40,4 +40,4 @@ struct ExpertCopy {
 // Errors as LoadExperts.
 absl::StatusOr<ExpertCopy> CopyExpert(const TensorSource& source, const FfnWeights& expert);
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

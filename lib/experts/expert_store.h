@@ -16,13 +16,13 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
-#include "cpu_worker/experts/expert_memory.h"
-#include "cpu_worker/experts/packed_expert.h"
 #include "lib/base/thread_pool.h"
+#include "lib/experts/expert_memory.h"
+#include "lib/experts/packed_expert.h"
 #include "lib/kernels/kernel_table.h"
 #include "lib/model/model_weights.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 
 struct ExpertKey {
   uint32_t layer = 0;
@@ -120,4 +120,4 @@ class ExpertStore {
   std::shared_ptr<const HeldExperts> held_ ABSL_GUARDED_BY(mutex_);
 };
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

@@ -5,7 +5,7 @@
 
 #include "lib/kernels/packed.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 
 struct PackedExpert {
   kernels::PackedMatrix gate;  // [inter, hidden]
@@ -16,4 +16,4 @@ struct PackedExpert {
   int64_t bytes() const { return gate.layout.bytes() + up.layout.bytes() + down.layout.bytes(); }
 };
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

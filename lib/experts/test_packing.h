@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu_worker/experts/packed_expert.h"
+#include "lib/experts/packed_expert.h"
 #include "lib/kernels/packed.h"
 #include "lib/kernels/row_forms.h"
 #include "lib/model/model_weights.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 
 // The packed matrix lies in `memory`.
 inline kernels::PackedMatrix PackWhole(const Matrix& matrix, kernels::AlignedBuffer* memory) {
@@ -39,4 +39,4 @@ struct PackedCopy {
   PackedExpert expert;
 };
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

@@ -8,11 +8,11 @@
 #include <random>
 #include <vector>
 
-#include "cpu_worker/experts/test_packing.h"
+#include "lib/experts/test_packing.h"
 #include "lib/kernels/random_blocks.h"
 #include "lib/model/model_weights.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 
 struct TestExpert {
   std::vector<std::unique_ptr<std::vector<std::byte>>> bytes;
@@ -76,4 +76,4 @@ inline TestExpert MakeTestExpert(DType gate, DType up, DType down, int64_t hidde
   return expert;
 }
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

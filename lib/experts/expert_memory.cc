@@ -1,4 +1,4 @@
-#include "cpu_worker/experts/expert_memory.h"
+#include "lib/experts/expert_memory.h"
 
 #include <map>
 #include <utility>
@@ -6,7 +6,7 @@
 #include "lib/base/check.h"
 #include "lib/base/status_macros.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 namespace {
 
 kernels::PackedMatrix LayoutOfMatrix(const Matrix& matrix) {
@@ -72,4 +72,4 @@ absl::StatusOr<ExpertMemory> AllocateExperts(std::span<const PackedExpert> layou
   return memory;
 }
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

@@ -6,7 +6,7 @@
 #include "lib/base/check.h"
 #include "lib/model/synth.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 
 inline constexpr int64_t kTestHidden = 256;
 inline constexpr int64_t kTestExperts = 8;
@@ -49,4 +49,4 @@ inline void WriteTestModel(const std::string& path, const std::string& format) {
   if (!written.ok()) base::CheckFailed(__FILE__, __LINE__, std::string(written.status().message()));
 }
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

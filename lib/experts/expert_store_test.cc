@@ -1,4 +1,4 @@
-#include "cpu_worker/experts/expert_store.h"
+#include "lib/experts/expert_store.h"
 
 #include <atomic>
 #include <cstdint>
@@ -9,10 +9,10 @@
 #include <string>
 #include <vector>
 
-#include "cpu_worker/experts/self_test.h"
-#include "cpu_worker/experts/test_experts.h"
-#include "cpu_worker/server/test_model.h"
 #include "gtest/gtest.h"
+#include "lib/experts/self_test.h"
+#include "lib/experts/test_experts.h"
+#include "lib/experts/test_model.h"
 #include "lib/kernels/weights.h"
 #include "lib/model/container_builders.h"
 
@@ -25,7 +25,7 @@
 #endif
 #endif
 
-namespace tandem::cpu_worker {
+namespace tandem {
 namespace {
 
 #if defined(TANDEM_SANITIZED)
@@ -409,4 +409,4 @@ TEST(SelfTest, FindsAWrongKernel) {
 }
 
 }  // namespace
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

@@ -5,11 +5,11 @@
 #pragma once
 
 #include "absl/status/status.h"
-#include "cpu_worker/experts/packed_expert.h"
+#include "lib/experts/packed_expert.h"
 #include "lib/kernels/kernel_table.h"
 #include "lib/model/model_weights.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 
 // INTERNAL names the tensor, its type, the instruction set, the output row, and expected, found and
 // tolerance. The tolerance is computed: the input may be off by half a step of its quantized form,
@@ -17,4 +17,4 @@ namespace tandem::cpu_worker {
 absl::Status SelfTestExpert(const kernels::KernelTable& table, const FfnWeights& source,
                             const PackedExpert& packed);
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

@@ -1,4 +1,4 @@
-#include "cpu_worker/experts/expert_ffn.h"
+#include "lib/experts/expert_ffn.h"
 
 #include <algorithm>
 #include <bit>
@@ -7,13 +7,13 @@
 #include <random>
 #include <vector>
 
-#include "cpu_worker/experts/test_experts.h"
 #include "gtest/gtest.h"
+#include "lib/experts/test_experts.h"
 #include "lib/kernels/expert_grid.h"
 #include "lib/kernels/weights.h"
 #include "lib/tensor/codec.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 namespace {
 
 using kernels::RowForm;
@@ -375,4 +375,4 @@ TEST(ExpertFfn, OddSizesMixedTypesAndManyRows) {
 }
 
 }  // namespace
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

@@ -1,18 +1,18 @@
-#include "cpu_worker/experts/expert_store.h"
+#include "lib/experts/expert_store.h"
 
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "cpu_worker/experts/expert_loader.h"
-#include "cpu_worker/experts/self_test.h"
 #include "lib/base/check.h"
 #include "lib/base/log.h"
 #include "lib/base/status_macros.h"
 #include "lib/base/text.h"
+#include "lib/experts/expert_loader.h"
+#include "lib/experts/self_test.h"
 #include "lib/kernels/weights.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 namespace {
 
 std::vector<const Matrix*> MatricesOf(const FfnWeights& expert) {
@@ -226,4 +226,4 @@ int64_t ExpertStore::BytesOnHugePages() const {
   return bytes;
 }
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

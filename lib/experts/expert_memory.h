@@ -11,11 +11,11 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "cpu_worker/experts/packed_expert.h"
 #include "lib/base/huge_memory.h"
+#include "lib/experts/packed_expert.h"
 #include "lib/model/model_weights.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 
 // The geometry of an expert packed, without memory (data is null). Its types have passed
 // kernels::CheckWeightType.
@@ -57,4 +57,4 @@ struct ExpertMemory {
 absl::StatusOr<ExpertMemory> AllocateExperts(std::span<const PackedExpert> layouts,
                                              std::span<const int> system_nodes);
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

@@ -1,11 +1,11 @@
-#include "cpu_worker/experts/row_groups.h"
+#include "lib/experts/row_groups.h"
 
 #include <algorithm>
 #include <map>
 
 #include "lib/base/check.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 
 std::vector<ExpertGroup> GroupByExpert(std::span<const uint32_t> expert_of_pair) {
   std::map<uint32_t, std::vector<int64_t>> pairs_of_expert;
@@ -39,4 +39,4 @@ std::vector<std::vector<ExpertGroup>> CutIntoPasses(std::span<const ExpertGroup>
   return passes;
 }
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

@@ -1,4 +1,4 @@
-#include "cpu_worker/experts/self_test.h"
+#include "lib/experts/self_test.h"
 
 #include <algorithm>
 #include <cmath>
@@ -9,7 +9,7 @@
 #include "lib/kernels/row_forms.h"
 #include "lib/kernels/weights.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 namespace {
 
 using kernels::ActivationForm;
@@ -152,4 +152,4 @@ absl::Status SelfTestExpert(const kernels::KernelTable& table, const FfnWeights&
   return TestMatrix(table, source.down, packed.down);
 }
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

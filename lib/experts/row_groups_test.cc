@@ -1,11 +1,11 @@
-#include "cpu_worker/experts/row_groups.h"
+#include "lib/experts/row_groups.h"
 
 #include <random>
 #include <vector>
 
 #include "gtest/gtest.h"
 
-namespace tandem::cpu_worker {
+namespace tandem {
 namespace {
 
 TEST(RowGroups, EachPairOnceInOrder) {
@@ -45,4 +45,4 @@ TEST(RowGroups, PassesKeepOrderAndBound) {
 }
 
 }  // namespace
-}  // namespace tandem::cpu_worker
+}  // namespace tandem

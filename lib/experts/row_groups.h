@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-namespace tandem::cpu_worker {
+namespace tandem {
 
 // All (row, expert) pairs of one expert, in the order of the rows. A pair's index is its place in
 // the request's flat expert list.
@@ -25,4 +25,4 @@ std::vector<ExpertGroup> GroupByExpert(std::span<const uint32_t> expert_of_pair)
 std::vector<std::vector<ExpertGroup>> CutIntoPasses(std::span<const ExpertGroup> groups,
                                                     int64_t pairs_max);
 
-}  // namespace tandem::cpu_worker
+}  // namespace tandem
