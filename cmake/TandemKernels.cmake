@@ -39,10 +39,11 @@ function(tandem_device_variant target prefix sources headers deps device_deps)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wno-unknown-pragmas>)
 endfunction()
 
-# tandem_device_test(name SRCS x_test.cc DEPS x DEVICE_DEPS y LABELS unit): emulated_<name>, and with CUDA cuda_<name>,
-# which skips (77) where there is no GPU. The same source for both.
+# tandem_device_test(name SRCS x_test.cc DEPS x DEVICE_DEPS y LABELS unit [SEEDS 1 2]): emulated_<name>, and with CUDA
+# cuda_<name>, which skips (77) where there is no GPU. The same source for both. SEEDS: further runs on the emulator, in
+# other orders of threads and copies.
 function(tandem_device_test name)
-  cmake_parse_arguments(A "" "TIMEOUT" "SRCS;DEPS;DEVICE_DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(A "" "TIMEOUT" "SRCS;DEPS;DEVICE_DEPS;LABELS;SEEDS" ${ARGN})
   tandem_is_left_out(left_out ${A_DEPS})
   if(left_out)
     return()
@@ -54,6 +55,12 @@ function(tandem_device_test name)
   list(TRANSFORM emulated PREPEND tandem_emulated_)
   tandem_test(emulated_${name} SRCS ${A_SRCS} DEPS ${A_DEPS} ${emulated} tandem_emulated_device
     LABELS ${A_LABELS} TIMEOUT ${A_TIMEOUT})
+  foreach(seed IN LISTS A_SEEDS)
+    set(test emulated_${name}_seed${seed})
+    add_test(NAME ${test} COMMAND emulated_${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    set_tests_properties(${test} PROPERTIES LABELS "${A_LABELS}" TIMEOUT ${A_TIMEOUT}
+      ENVIRONMENT "TANDEM_EMULATOR_SEED=${seed}")
+  endforeach()
   if(TANDEM_HAS_CUDA)
     set(real ${A_DEVICE_DEPS})
     list(TRANSFORM real PREPEND tandem_cuda_)
