@@ -100,6 +100,7 @@ class CudaBackend : public Backend {
   }
 
   void BeginStep(int slot, const StepBatch& step) override {
+    MakeCurrent(options_.device);  // steps may run on another thread than the one that loaded
     EndSegment();
     TANDEM_CHECK_LE(step.rows(), info_.slot_rows_max(slot));
     TANDEM_CHECK_EQ(step.token_ids.size(), step.positions.size());

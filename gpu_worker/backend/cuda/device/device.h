@@ -40,6 +40,9 @@ int DeviceCount();
 // NOT_FOUND in one sentence where there is no such device or no driver. Makes it the calling
 // thread's current device.
 absl::StatusOr<DeviceProperties> UseDevice(int index);
+// The same for a device that UseDevice found before, perhaps on another thread: what a thread calls
+// is about its current device, which is device 0 at first.
+void MakeCurrent(int index);
 
 namespace internal {
 void FreeDevice(void* pointer);

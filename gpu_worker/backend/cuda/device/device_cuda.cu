@@ -53,6 +53,8 @@ absl::StatusOr<DeviceProperties> UseDevice(int index) {
   return p;
 }
 
+void MakeCurrent(int index) { TANDEM_CUDA_CHECK(cudaSetDevice(index)); }
+
 namespace internal {
 void FreeDevice(void* pointer) { TANDEM_CUDA_CHECK(cudaFree(pointer)); }
 void FreePinned(void* pointer) { TANDEM_CUDA_CHECK(cudaFreeHost(pointer)); }

@@ -80,6 +80,8 @@ absl::StatusOr<DeviceProperties> UseDevice(int index) {
   return p;
 }
 
+void MakeCurrent(int index) { TANDEM_CHECK_EQ(index, 0); }
+
 namespace internal {
 void FreeDevice(void* pointer) { std::free(pointer); }
 void FreePinned(void* pointer) { std::free(pointer); }
