@@ -66,7 +66,8 @@ __global__ void __launch_bounds__(kCombineThreads) CombineDecodeKernel(CombinePa
   const bool none = max == -INFINITY;
   const float inverse = 1.0f / sum;
   for (int c = 4 * thread; c < p.latent; c += 4 * kCombineThreads) {
-    const float* const values = from + int64_t{head} * p.latent + c;
+    // Without parts there may be no workspace to point into.
+    const float* const values = none ? from : from + int64_t{head} * p.latent + c;
     FourFloats total = {};
     if (!none && add[0] != 0.0f) total = *reinterpret_cast<const FourFloats*>(values);
 #pragma unroll 4
