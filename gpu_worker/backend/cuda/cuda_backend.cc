@@ -688,8 +688,7 @@ absl::Status CudaBackend::Plan(const DeviceProperties& device) {
            .kv_pages = options_.kv_pages,
            .rows_max = options_.rows_max,
            .logit_rows_max = std::min(kLogitRowsMax, options_.rows_max)};
-  const CudaShard shard = {&plan_, rank_};
-  TANDEM_ASSIGN_OR_RETURN(weights_, CudaWeightShapes(config_, options_.formats, shard));
+  TANDEM_ASSIGN_OR_RETURN(weights_, CudaWeightShapes(config_, options_.formats, {&plan_, rank_}));
   scratch_shape_ = ScratchShapeOf({.config = &config_,
                                    .weights = &weights_,
                                    .plan = &plan_,
@@ -702,7 +701,7 @@ absl::Status CudaBackend::Plan(const DeviceProperties& device) {
                                    .logit_rows_max = info_.logit_rows_max,
                                    .device = &device});
   MemoryNeeds needs;
-  TANDEM_ASSIGN_OR_RETURN(needs.weight_bytes, CudaWeightBytes(config_, options_.formats, shard));
+  needs.weight_bytes = weights_.bytes;
   needs.activation_bytes = ActivationBytes(scratch_shape_);
   needs.kv_page_bytes =
       kPageTokens * config_.kv_row_dim() * config_.num_hidden_layers * BytesOf(storage_);

@@ -8,8 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/cuda/device_arena.h"
-#include "gpu_worker/backend/host/bf16.h"
 #include "gpu_worker/backend/host/load_rows.h"
+#include "gpu_worker/backend/host/read_weights.h"
 #include "lib/base/check.h"
 #include "lib/base/log.h"
 #include "lib/base/status_macros.h"
@@ -54,6 +54,7 @@ class WeightWalk {
     out.final_norm = Norm(config_.hidden_size, Of(&ModelWeights::final_norm));
     TANDEM_ASSIGN_OR_RETURN(out.head, Linear(R::kLmHead, 0, config_.vocab_size, config_.hidden_size,
                                              Of(&ModelWeights::lm_head), &out.vocab_split));
+    out.bytes = arena_.used();
     return out;
   }
 
@@ -100,24 +101,19 @@ class WeightWalk {
     }
   }
 
-  const float* Vector(int64_t count, const TensorView* view, bool round) {
+  // `values`: what the tensor holds; empty while counting.
+  const float* Vector(int64_t count, const std::vector<float>& values) {
     float* const to = arena_.Take<float>(count);
-    if (view == nullptr) return to;
-    TANDEM_CHECK_EQ(view->rows() * view->cols(), count);
-    std::vector<float> values(count);
-    for (int64_t r = 0; r < view->rows(); ++r) {
-      DequantizeRow(view->dtype, view->data + r * view->row_bytes(), view->cols(),
-                    values.data() + r * view->cols());
-    }
-    if (round) std::transform(values.begin(), values.end(), values.begin(), RoundBf16);
+    if (weights_ == nullptr) return to;
+    TANDEM_CHECK_EQ(static_cast<int64_t>(values.size()), count);
     CopyToDevice(to, values.data(), count * sizeof(float), stream_);
     Synchronize(stream_);
     return to;
   }
 
-  // Norm weights are bf16 in a bf16 network, whatever the container widened them to.
   const float* Norm(int64_t count, const TensorView* view) {
-    return Vector(count, view, formats_.precision == Precision::kBf16);
+    return Vector(count,
+                  view == nullptr ? std::vector<float>() : ReadNorm(formats_.precision, *view));
   }
 
   // A batch of matrices of one shape. make(b): matrix b, packed.
@@ -153,13 +149,6 @@ class WeightWalk {
     return PackMatrix(format, outputs, inputs, [&](int64_t i, float* dst) {
       std::copy_n(values.data() + i * inputs, inputs, dst);
     });
-  }
-
-  // DeepSeek's own fp8 tensors: codes and scales as they are.
-  static bool IsInFp8Form(const Matrix& matrix) {
-    return matrix.view.dtype == DType::kF8E4M3 && matrix.scale_inv.has_value() &&
-           matrix.fp8_block_rows == kernels::kFp8Block &&
-           matrix.fp8_block_cols == kernels::kFp8Block;
   }
 
   // Outputs `own` of a matrix, which begin with a block.
@@ -214,7 +203,7 @@ class WeightWalk {
           " to begin at a multiple of ", kernels::kFp8Block, " outputs in fp8, found ", own.begin));
     }
     const auto make = [&](int64_t) -> absl::StatusOr<PackedMatrix> {
-      if (format.kind == WeightKind::kFp8 && IsInFp8Form(*matrix)) return TakeFp8(*matrix, own);
+      if (format.kind == WeightKind::kFp8 && IsFp8InBlocks(*matrix)) return TakeFp8(*matrix, own);
       return Pack(format, own.size(), inputs, [&](int64_t i, float* dst) {
         return ReadFiniteRow(*matrix, own.begin + i, dst);
       });
@@ -265,8 +254,9 @@ class WeightWalk {
                       [&](int64_t r, float* dst) { return ReadFiniteRow(*from->router, r, dst); });
         }));
     if (config_.topk_method == TopkMethod::kNoAuxTc) {
-      to.router_bias = Vector(config_.n_routed_experts,
-                              from == nullptr ? nullptr : &*from->router_bias, /*round=*/false);
+      to.router_bias =
+          Vector(config_.n_routed_experts,
+                 from == nullptr ? std::vector<float>() : ReadValues(*from->router_bias));
     }
     return to;
   }
@@ -307,19 +297,21 @@ class WeightWalk {
     const bool flash = formats_.attention == AttentionKernel::kFlash;
     if (flash) {
       TANDEM_ASSIGN_OR_RETURN(to.absorb, Place(format, latent, nope, heads, [&](int64_t h) {
-                                return PackHead(format, KeysOf(*from, own.begin + h), nope, latent,
+                                return PackHead(format, ReadHeadKeys(config_, *from, own.begin + h),
+                                                nope, latent,
                                                 /*transposed=*/true);
                               }));
     }
     if (!flash || formats_.prefill_unabsorbed) {
       TANDEM_ASSIGN_OR_RETURN(to.key_up, Place(format, nope, latent, heads, [&](int64_t h) {
-                                return PackHead(format, KeysOf(*from, own.begin + h), nope, latent,
+                                return PackHead(format, ReadHeadKeys(config_, *from, own.begin + h),
+                                                nope, latent,
                                                 /*transposed=*/false);
                               }));
     }
     TANDEM_ASSIGN_OR_RETURN(to.value_up, Place(format, v, latent, heads, [&](int64_t h) {
-                              return PackHead(format, ValuesOf(*from, own.begin + h), v, latent,
-                                              false);
+                              return PackHead(format, ReadHeadValues(config_, *from, own.begin + h),
+                                              v, latent, false);
                             }));
     for (DeviceMatrix* w : {&to.absorb, &to.key_up, &to.value_up}) {
       w->whole_batch = plan_.heads().total();
@@ -338,43 +330,6 @@ class WeightWalk {
     return PackMatrix(format, cols, rows, [&](int64_t c, float* dst) {
       for (int64_t r = 0; r < rows; ++r) dst[r] = values[r * cols + c];
     });
-  }
-
-  // Rows [begin, begin + rows) of kv_b.
-  std::vector<float> FusedRows(const Matrix& kv_b, int64_t begin, int64_t rows) const {
-    std::vector<float> values(rows * kv_b.cols());
-    for (int64_t r = 0; r < rows; ++r) {
-      DequantizeMatrixRow(kv_b, begin + r, values.data() + r * kv_b.cols());
-    }
-    return values;
-  }
-
-  static std::vector<float> ReadView(const TensorView& view) {
-    std::vector<float> values(view.rows() * view.cols());
-    for (int64_t r = 0; r < view.rows(); ++r) {
-      DequantizeRow(view.dtype, view.data + r * view.row_bytes(), view.cols(),
-                    values.data() + r * view.cols());
-    }
-    return values;
-  }
-
-  std::vector<float> KeysOf(const AttentionWeights& from, int64_t head) const {  // [nope, latent]
-    const int64_t nope = config_.qk_nope_head_dim, latent = config_.kv_lora_rank;
-    if (from.kv_b.has_value()) {
-      return FusedRows(*from.kv_b, head * (nope + config_.v_head_dim), nope);
-    }
-    const std::vector<float> absorbed = ReadView(from.k_b->Slice(head));  // [latent, nope]
-    std::vector<float> values(absorbed.size());
-    for (int64_t r = 0; r < nope; ++r) {
-      for (int64_t c = 0; c < latent; ++c) values[r * latent + c] = absorbed[c * nope + r];
-    }
-    return values;
-  }
-
-  std::vector<float> ValuesOf(const AttentionWeights& from, int64_t head) const {  // [v, latent]
-    const int64_t nope = config_.qk_nope_head_dim, v = config_.v_head_dim;
-    if (from.kv_b.has_value()) return FusedRows(*from.kv_b, head * (nope + v) + nope, v);
-    return ReadView(from.v_b->Slice(head));
   }
 
   const ModelConfig& config_;
@@ -412,14 +367,6 @@ absl::StatusOr<WeightFormat> DeviceFormat(const LinearFormat& format, Precision 
       absl::StrCat("expected linear layers native, fp8, marlin8 or marlin4 with --backend cuda, "
                    "found ",
                    NameOf(format)));
-}
-
-absl::StatusOr<size_t> CudaWeightBytes(const ModelConfig& config, const CudaFormats& formats,
-                                       const CudaShard& shard) {
-  DeviceArena count;
-  WeightWalk walk(config, formats, shard, nullptr, nullptr, nullptr, count);
-  TANDEM_RETURN_IF_ERROR(walk.Run().status());
-  return count.used();
 }
 
 absl::StatusOr<CudaWeights> CudaWeightShapes(const ModelConfig& config, const CudaFormats& formats,

@@ -64,6 +64,7 @@ struct CudaLayer {
 
 struct CudaWeights {
   DeviceMemory memory;  // all that follows points into it
+  size_t bytes = 0;     // of it
   // [vocab, hidden] bf16, or f32 in f32 precision; of several ranks each has columns of its own.
   const void* embedding = nullptr;
   Split embedding_split;
@@ -79,12 +80,8 @@ struct CudaShard {
   int rank = 0;
 };
 
-// Bytes that LoadCudaWeights will allocate. Errors are those of DeviceFormat; UNIMPLEMENTED where a
-// rank's share of an fp8 layer does not begin with a block of scales.
-absl::StatusOr<size_t> CudaWeightBytes(const ModelConfig& config, const CudaFormats& formats,
-                                       const CudaShard& shard);
-
-// The shapes of what will be loaded, without memory. Errors are those of CudaWeightBytes.
+// The shapes of what will be loaded and `bytes`, without memory. Errors are those of DeviceFormat;
+// UNIMPLEMENTED where a rank's share of an fp8 layer does not begin with a block of scales.
 absl::StatusOr<CudaWeights> CudaWeightShapes(const ModelConfig& config, const CudaFormats& formats,
                                              const CudaShard& shard);
 

@@ -2,46 +2,24 @@
 
 #include <algorithm>
 
-#include "lib/base/check.h"
-#include "lib/tensor/codec.h"
+#include "gpu_worker/backend/host/read_weights.h"
 
 namespace tandem::gpu_worker {
 namespace {
 
-// A small dense matrix, row-major.
-struct F32Matrix {
-  int64_t rows = 0, cols = 0;
-  std::vector<float> values;  // [rows, cols]
-};
-
-F32Matrix Transposed(const F32Matrix& m) {
-  F32Matrix t{m.cols, m.rows, std::vector<float>(m.values.size())};
-  for (int64_t r = 0; r < m.rows; ++r) {
-    for (int64_t c = 0; c < m.cols; ++c) t.values[c * m.rows + r] = m.values[r * m.cols + c];
-  }
-  return t;
+// `values` [rows, cols] as the weights of `rows` outputs.
+HostLinear ToLinear(Precision precision, int64_t rows, int64_t cols,
+                    const std::vector<float>& values) {
+  return HostLinear(precision, rows, cols, [&](int64_t r, float* dst) {
+    std::copy_n(values.data() + r * cols, cols, dst);
+  });
 }
 
-F32Matrix ReadRows(const Matrix& matrix, int64_t begin, int64_t rows) {
-  F32Matrix m{rows, matrix.cols(), std::vector<float>(rows * matrix.cols())};
-  for (int64_t r = 0; r < rows; ++r) {
-    DequantizeMatrixRow(matrix, begin + r, m.values.data() + r * m.cols);
-  }
-  return m;
-}
-
-F32Matrix ReadView(const TensorView& view) {
-  F32Matrix m{view.rows(), view.cols(), std::vector<float>(view.rows() * view.cols())};
-  for (int64_t r = 0; r < m.rows; ++r) {
-    DequantizeRow(view.dtype, view.data + r * view.row_bytes(), m.cols,
-                  m.values.data() + r * m.cols);
-  }
-  return m;
-}
-
-HostLinear ToLinear(Precision precision, const F32Matrix& m) {
-  return HostLinear(precision, m.rows, m.cols, [&](int64_t r, float* dst) {
-    std::copy_n(m.values.data() + r * m.cols, m.cols, dst);
+// The same of the transposed matrix: `cols` outputs.
+HostLinear ToTransposedLinear(Precision precision, int64_t rows, int64_t cols,
+                              const std::vector<float>& values) {
+  return HostLinear(precision, cols, rows, [&](int64_t c, float* dst) {
+    for (int64_t r = 0; r < rows; ++r) dst[r] = values[r * cols + c];
   });
 }
 
@@ -50,21 +28,13 @@ HostLinear ToLinear(Precision precision, const F32Matrix& m) {
 HeadProjections LoadHeadProjections(Precision precision, AttentionKernel kernel,
                                     const ModelConfig& config, const AttentionWeights& weights,
                                     const ShardRange& own_heads) {
-  const int64_t nope = config.qk_nope_head_dim, v = config.v_head_dim;
-  TANDEM_CHECK(weights.kv_b.has_value() || (weights.k_b.has_value() && weights.v_b.has_value()));
+  const int64_t nope = config.qk_nope_head_dim, latent = config.kv_lora_rank;
+  const auto keys_of = kernel == AttentionKernel::kFlash ? ToTransposedLinear : ToLinear;
   HeadProjections heads;
   for (int64_t h = own_heads.begin; h < own_heads.end; ++h) {
-    F32Matrix keys, values;
-    if (weights.kv_b.has_value()) {
-      keys = ReadRows(*weights.kv_b, h * (nope + v), nope);
-      values = ReadRows(*weights.kv_b, h * (nope + v) + nope, v);
-    } else {
-      keys = Transposed(ReadView(weights.k_b->Slice(h)));
-      values = ReadView(weights.v_b->Slice(h));
-    }
-    if (kernel == AttentionKernel::kFlash) keys = Transposed(keys);
-    heads.keys.push_back(ToLinear(precision, keys));
-    heads.values.push_back(ToLinear(precision, values));
+    heads.keys.push_back(keys_of(precision, nope, latent, ReadHeadKeys(config, weights, h)));
+    heads.values.push_back(
+        ToLinear(precision, config.v_head_dim, latent, ReadHeadValues(config, weights, h)));
   }
   return heads;
 }

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/host/load_rows.h"
 #include "gpu_worker/backend/host/output_shares.h"
+#include "gpu_worker/backend/host/read_weights.h"
 #include "lib/base/status_macros.h"
 #include "lib/kernels/fp8_linear.h"
 #include "lib/tensor/codec.h"
@@ -18,11 +19,6 @@ namespace {
 using kernels::Fp8Blocks;
 using kernels::Fp8RowBytes;
 using kernels::kFp8Block;
-
-bool IsInThisForm(const Matrix& matrix) {
-  return matrix.view.dtype == DType::kF8E4M3 && matrix.scale_inv.has_value() &&
-         matrix.fp8_block_rows == kFp8Block && matrix.fp8_block_cols == kFp8Block;
-}
 
 }  // namespace
 
@@ -35,7 +31,7 @@ Fp8Linear::Fp8Linear(int64_t outputs, int64_t inputs)
 absl::StatusOr<std::unique_ptr<Fp8Linear>> Fp8Linear::Create(const Matrix& matrix,
                                                              base::ThreadPool& pool) {
   std::unique_ptr<Fp8Linear> linear(new Fp8Linear(matrix.rows(), matrix.cols()));
-  const bool as_is = IsInThisForm(matrix);
+  const bool as_is = IsFp8InBlocks(matrix);
   TANDEM_RETURN_IF_ERROR(ForAllOrError(pool, Fp8Blocks(matrix.rows()), [&](int64_t block) {
     return as_is ? linear->CopyBlockRow(matrix, block) : linear->QuantizeBlockRow(matrix, block);
   }));

@@ -2,35 +2,16 @@
 
 #include <algorithm>
 
-#include "gpu_worker/backend/host/bf16.h"
+#include "gpu_worker/backend/host/read_weights.h"
 #include "lib/base/check.h"
 #include "lib/base/log.h"
 #include "lib/base/status_macros.h"
 #include "lib/model/model_weights_names.h"
-#include "lib/tensor/codec.h"
 
 namespace tandem::gpu_worker {
 namespace {
 
 using R = TensorRole;
-
-std::vector<float> ReadVector(const TensorView& view) {
-  std::vector<float> values(view.rows() * view.cols());
-  for (int64_t r = 0; r < view.rows(); ++r) {
-    DequantizeRow(view.dtype, view.data + r * view.row_bytes(), view.cols(),
-                  values.data() + r * view.cols());
-  }
-  return values;
-}
-
-// Norm weights are bf16 in a bf16 network, whatever the container widened them to.
-std::vector<float> ReadNorm(Precision precision, const TensorView& view) {
-  std::vector<float> values = ReadVector(view);
-  if (precision == Precision::kBf16) {
-    for (float& value : values) value = RoundBf16(value);
-  }
-  return values;
-}
 
 // How the linear layers of a network are made; the router and what attention takes apart are
 // converted whatever the choice.
@@ -80,7 +61,7 @@ class LayerLoader {
     }
     if (rank_ > 0) return to;  // the first rank chooses experts
     if (from.router.has_value()) to.router = HostLinear::FromMatrix(Precision::kF32, *from.router);
-    if (from.router_bias.has_value()) to.router_bias = ReadVector(*from.router_bias);
+    if (from.router_bias.has_value()) to.router_bias = ReadValues(*from.router_bias);
     return to;
   }
 
