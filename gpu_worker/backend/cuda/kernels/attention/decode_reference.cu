@@ -3,22 +3,12 @@
 // order of tokens, and every dot product in the order of dimensions.
 #include <cmath>
 
-#include "gpu_worker/backend/backend.h"
 #include "gpu_worker/backend/cuda/kernels/attention/decode_kernels.h"
+#include "gpu_worker/backend/cuda/kernels/attention/reference_softmax.h"
 #include "gpu_worker/backend/cuda/simt/launch.h"
-#include "gpu_worker/backend/cuda/simt/numbers.h"
 
 namespace tandem::gpu_worker::cuda {
 namespace {
-
-constexpr int kReferenceThreads = 128;
-constexpr int kTokens = static_cast<int>(kPageTokens);
-static_assert(kReferenceThreads >= kTokens);
-
-__device__ float ToF32(float value) { return value; }
-__device__ float ToF32(Bf16 value) { return FromBf16(value); }
-__device__ void StoreAs(float value, float* to) { *to = value; }
-__device__ void StoreAs(float value, Bf16* to) { *to = ToBf16(value); }
 
 struct ReferenceParameters {
   const void* q;
@@ -47,7 +37,7 @@ template <typename T>
 __global__ void __launch_bounds__(kReferenceThreads) ReferenceDecodeKernel(ReferenceParameters p) {
   auto* const q = reinterpret_cast<float*>(SharedMemory());  // [key]
   float* const mean = q + p.key;                             // [latent], not yet divided
-  float* const scores = mean + p.latent;                     // [kTokens]
+  float* const scores = mean + p.latent;                     // [kReferenceTokens]
   const int64_t pair = blockIdx.x;
   const int64_t row = pair / p.heads;
   const int thread = static_cast<int>(threadIdx.x);
@@ -55,36 +45,24 @@ __global__ void __launch_bounds__(kReferenceThreads) ReferenceDecodeKernel(Refer
     q[c] = ToF32(static_cast<const T*>(p.q)[pair * p.key + c]);
   }
   for (int c = thread; c < p.latent; c += kReferenceThreads) mean[c] = 0.0f;
-  float max = -INFINITY, sum = 0.0f;
+  RunningSoftmax softmax{.mean = mean, .columns = p.latent};
   const int length = p.lengths[row];
-  for (int begin = 0; begin < length; begin += kTokens) {
-    const int tokens = length - begin < kTokens ? length - begin : kTokens;
-    const int64_t page = p.page_table[row * p.page_table_stride + begin / kTokens];
-    const T* const keys = static_cast<const T*>(p.cache) + page * kTokens * p.key;
+  for (int begin = 0; begin < length; begin += kReferenceTokens) {
+    const int tokens = length - begin < kReferenceTokens ? length - begin : kReferenceTokens;
+    const int64_t page = p.page_table[row * p.page_table_stride + begin / kReferenceTokens];
+    const T* const keys = static_cast<const T*>(p.cache) + page * kReferenceTokens * p.key;
     __syncthreads();  // q is there; the scores of the page before are done with
     Scores(p, keys, tokens, q, scores);
     __syncthreads();
-    float new_max = max;
-    for (int j = 0; j < tokens; ++j) new_max = scores[j] > new_max ? scores[j] : new_max;
-    __syncthreads();
-    if (thread < tokens) scores[thread] = expf(scores[thread] - new_max);
-    __syncthreads();
-    const float keep = expf(max - new_max);
-    sum *= keep;
-    for (int j = 0; j < tokens; ++j) sum += scores[j];
-    for (int c = thread; c < p.latent; c += kReferenceThreads) {
-      float value = mean[c] * keep;
-      for (int j = 0; j < tokens; ++j) {
-        value += scores[j] * ToF32(keys[int64_t{j} * p.key + c]);
-      }
-      mean[c] = value;
-    }
-    max = new_max;
+    softmax.AddPage(scores, tokens, keys, p.key);
   }
   for (int c = thread; c < p.latent; c += kReferenceThreads) {
-    StoreAs(length == 0 ? 0.0f : mean[c] / sum, static_cast<T*>(p.out) + pair * p.latent + c);
+    StoreAs(length == 0 ? 0.0f : mean[c] / softmax.sum,
+            static_cast<T*>(p.out) + pair * p.latent + c);
   }
-  if (p.lse != nullptr && thread == 0) p.lse[pair] = length == 0 ? -INFINITY : max + logf(sum);
+  if (p.lse != nullptr && thread == 0) {
+    p.lse[pair] = length == 0 ? -INFINITY : softmax.max + logf(softmax.sum);
+  }
 }
 
 }  // namespace
@@ -103,7 +81,7 @@ void ReferenceMlaDecode(const MlaDecodeArgs& args, Stream stream) {
                               args.out,
                               args.lse};
   const auto blocks = static_cast<unsigned>(args.rows * s.heads);
-  const size_t shared_bytes = (s.key() + s.latent + kTokens) * sizeof(float);
+  const size_t shared_bytes = (s.key() + s.latent + kReferenceTokens) * sizeof(float);
   const auto kernel =
       args.storage == Storage::kF32 ? ReferenceDecodeKernel<float> : ReferenceDecodeKernel<Bf16>;
   Launch(kernel, blocks, kReferenceThreads, shared_bytes, stream, p);

@@ -5,23 +5,14 @@
 #include <algorithm>
 #include <cmath>
 
-#include "gpu_worker/backend/backend.h"
 #include "gpu_worker/backend/cuda/kernels/attention/prefill_kernels.h"
+#include "gpu_worker/backend/cuda/kernels/attention/reference_softmax.h"
 #include "gpu_worker/backend/cuda/simt/launch.h"
-#include "gpu_worker/backend/cuda/simt/numbers.h"
 
 namespace tandem::gpu_worker::cuda {
 namespace {
 
-constexpr int kReferenceThreads = 128;
 constexpr int kGatherThreads = 128;
-constexpr int kTokens = static_cast<int>(kPageTokens);
-static_assert(kReferenceThreads >= kTokens);
-
-__device__ float ToF32(float value) { return value; }
-__device__ float ToF32(Bf16 value) { return FromBf16(value); }
-__device__ void StoreAs(float value, float* to) { *to = value; }
-__device__ void StoreAs(float value, Bf16* to) { *to = ToBf16(value); }
 
 // One thread block a token. T: a word that rows are whole multiples of.
 template <typename T>
@@ -35,7 +26,8 @@ __global__ void __launch_bounds__(kGatherThreads)
     for (int i = static_cast<int>(threadIdx.x); i < row_words; i += kGatherThreads) to[i] = T{};
     return;
   }
-  const int64_t slot = int64_t{pages[position / kTokens]} * kTokens + position % kTokens;
+  const int64_t slot =
+      int64_t{pages[position / kPageTokens]} * kPageTokens + position % kPageTokens;
   const T* const from = cache + slot * row_words;
   for (int i = static_cast<int>(threadIdx.x); i < row_words; i += kGatherThreads) to[i] = from[i];
 }
@@ -75,7 +67,7 @@ __global__ void __launch_bounds__(kReferenceThreads, 1)
     ReferencePrefillKernel(ReferenceParameters p) {
   auto* const q = reinterpret_cast<float*>(SharedMemory());  // [nope + rope]
   float* const mean = q + p.nope + p.rope;                   // [v], not yet divided
-  float* const scores = mean + p.v;                          // [kTokens]
+  float* const scores = mean + p.v;                          // [kReferenceTokens]
   const int64_t row = blockIdx.x, head = blockIdx.y;
   const int64_t position = p.start_position + row;
   if (position < p.begin) return;  // done in a piece before this one
@@ -89,42 +81,33 @@ __global__ void __launch_bounds__(kReferenceThreads, 1)
   for (int c = thread; c < p.v; c += kReferenceThreads) {
     mean[c] = first_piece ? 0.0f : p.means[state * p.v + c];
   }
-  float max = first_piece ? -INFINITY : p.maxima[state];
-  float sum = first_piece ? 0.0f : p.sums[state * kPrefillSums];
+  RunningSoftmax softmax{.mean = mean, .columns = p.v};
+  if (!first_piece) {
+    softmax.max = p.maxima[state];
+    softmax.sum = p.sums[state * kPrefillSums];
+  }
   const int64_t seen = position + 1 - p.begin;
   const int64_t end = seen < p.tokens ? seen : p.tokens;
-  for (int64_t first = 0; first < end; first += kTokens) {
-    const int count = end - first < kTokens ? static_cast<int>(end - first) : kTokens;
+  for (int64_t first = 0; first < end; first += kReferenceTokens) {
+    const int count =
+        end - first < kReferenceTokens ? static_cast<int>(end - first) : kReferenceTokens;
     __syncthreads();  // q is there; the scores of the page before are done with
     PrefillScores<T>(p, head, first, count, q, scores);
     __syncthreads();
-    float new_max = max;
-    for (int j = 0; j < count; ++j) new_max = scores[j] > new_max ? scores[j] : new_max;
-    __syncthreads();
-    if (thread < count) scores[thread] = expf(scores[thread] - new_max);
-    __syncthreads();
-    const float keep = expf(max - new_max);
-    sum *= keep;
-    for (int j = 0; j < count; ++j) sum += scores[j];
     const T* const values = static_cast<const T*>(p.values) + (head * p.tokens + first) * p.v;
-    for (int c = thread; c < p.v; c += kReferenceThreads) {
-      float value = mean[c] * keep;
-      for (int j = 0; j < count; ++j) value += scores[j] * ToF32(values[int64_t{j} * p.v + c]);
-      mean[c] = value;
-    }
-    max = new_max;
+    softmax.AddPage(scores, count, values, p.v);
   }
   const bool last_piece = position < p.begin + p.tokens;
   for (int c = thread; c < p.v; c += kReferenceThreads) {
     if (last_piece) {
-      StoreAs(mean[c] / sum, static_cast<T*>(p.out) + pair * p.v + c);
+      StoreAs(mean[c] / softmax.sum, static_cast<T*>(p.out) + pair * p.v + c);
     } else {
       p.means[state * p.v + c] = mean[c];
     }
   }
   if (!last_piece && thread == 0) {
-    p.maxima[state] = max;
-    p.sums[state * kPrefillSums] = sum;
+    p.maxima[state] = softmax.max;
+    p.sums[state * kPrefillSums] = softmax.sum;
   }
 }
 
@@ -172,7 +155,7 @@ void ReferencePrefillPiece(const PrefillPiece& piece, Stream stream) {
                               static_cast<int>(s.v),
                               s.softmax_scale};
   const dim3 grid(static_cast<unsigned>(args.rows), static_cast<unsigned>(piece.heads));
-  const size_t shared_bytes = (s.nope + s.rope + s.v + kTokens) * sizeof(float);
+  const size_t shared_bytes = (s.nope + s.rope + s.v + kReferenceTokens) * sizeof(float);
   const auto kernel =
       args.storage == Storage::kF32 ? ReferencePrefillKernel<float> : ReferencePrefillKernel<Bf16>;
   Launch(kernel, grid, kReferenceThreads, shared_bytes, stream, p);
