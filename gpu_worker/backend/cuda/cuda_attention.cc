@@ -1,0 +1,135 @@
+// Attention: projections, rotation, the latent cache, prompts and generated rows.
+#include "gpu_worker/backend/cuda/cuda_forward.h"
+#include "gpu_worker/backend/cuda/kernels/attention/attention.h"
+#include "gpu_worker/backend/cuda/kernels/columns/columns.h"
+
+namespace tandem::gpu_worker::cuda {
+
+void CudaBackend::ProjectAndCache(int64_t layer, const DeviceRows& h, DeviceRows& q) {
+  const CudaLayer& w = weights_.layers[layer];
+  const int64_t hidden = config_.hidden_size, queries = AsCuda(q).cols();
+  if (w.q.outputs > 0) {
+    Project("query", layer, w.q, AsCuda(h).data(), hidden, AsCuda(q).data(), queries);
+  } else {
+    const int64_t lora = config_.q_lora_rank;
+    Project("query_a", layer, w.q_a, AsCuda(h).data(), hidden, scratch_.q_lora, lora);
+    Normalize("query_norm", layer, scratch_.q_lora, w.q_a_norm, lora, scratch_.q_lora);
+    Project("query_b", layer, w.q_b, scratch_.q_lora, lora, AsCuda(q).data(), queries);
+  }
+  Project("key_value", layer, w.kv_a, AsCuda(h).data(), hidden, scratch_.kv, config_.kv_row_dim());
+  Do(
+      "rope", layer,
+      [=, this, to = AsCuda(q).data()](Stream stream) {
+        RotateQueries(storage_, Tables(), heads_, config_.qk_head_dim(), slot().padded, to, stream);
+        FinishKeys({.storage = storage_,
+                    .kv = scratch_.kv,
+                    .weight = weights_.layers[layer].kv_a_norm,
+                    .eps = static_cast<float>(config_.rms_norm_eps),
+                    .latent = config_.kv_lora_rank,
+                    .rows = slot().padded,
+                    .rope = Tables(),
+                    .slots = slot().buffers.slots(),
+                    .cache = CacheOf(layer)},
+                   stream);
+      },
+      AsCuda(q).data());
+}
+
+void CudaBackend::Attend(int64_t layer, const DeviceRows& q, DeviceRows& attended) {
+  if (Flash() && slot().buffers.decode().rows > 0) {
+    Do(
+        "attention_decode", layer,
+        [=, this, &q, &attended](Stream stream) {
+          AttendAbsorbed(layer, AsCuda(q).data(), AsCuda(attended).data(), stream);
+        },
+        AsCuda(q).data(), AsCuda(attended).data());
+  }
+  for (const Segment& segment : slot().step.segments) {
+    if (Flash() && segment.kind == RowKind::kDecode) continue;
+    EndSegment();  // its place and length are the step's own
+    Do("attention_prefill", layer, [=, this, &q, &attended](Stream stream) {
+      AttendPrompt(layer, segment, AsCuda(q).data(), AsCuda(attended).data(), stream);
+    });
+  }
+}
+
+void CudaBackend::AddAttentionOutput(int64_t layer, const DeviceRows& attended, DeviceRows& x) {
+  const CudaLayer& w = weights_.layers[layer];
+  const void* heads = AsCuda(attended).data();
+  if (collective_ != nullptr) {
+    Gather(layer, plan_.attended(), heads, scratch_.whole);
+    heads = scratch_.whole;
+  }
+  ProjectWhole("attention_out", layer, w.o, w.o_split, heads, plan_.attended().total(),
+               scratch_.delta);
+  AddDelta(layer, x);
+}
+
+void CudaBackend::AttendAbsorbed(int64_t layer, const void* q, void* attended, Stream stream) {
+  const CudaLayer& w = weights_.layers[layer];
+  const DecodeRange range = slot().buffers.decode();
+  const int64_t heads = heads_, qk = config_.qk_head_dim();
+  const int64_t latent = config_.kv_lora_rank, key = config_.kv_row_dim(), v = config_.v_head_dim;
+  const int64_t value_bytes = BytesOf(storage_);
+  const auto* from = static_cast<const std::byte*>(q) + range.begin * heads * qk * value_bytes;
+  auto* const to = static_cast<std::byte*>(attended) + range.begin * heads * v * value_bytes;
+  LinearArgs absorb =
+      LinearOf(w.absorb, from, heads * qk, range.rows, scratch_.latent_q, heads * key, storage_);
+  absorb.x_batch_stride = qk;
+  absorb.y_batch_stride = key;
+  cuda::Linear(absorb, stream);
+  CopyColumns({.value_bytes = static_cast<int>(value_bytes),
+               .from = from + config_.qk_nope_head_dim * value_bytes,
+               .from_stride = qk,
+               .to = static_cast<std::byte*>(scratch_.latent_q) + latent * value_bytes,
+               .to_stride = key,
+               .rows = range.rows * heads,
+               .cols = config_.qk_rope_head_dim},
+              stream);
+  const StepBuffers& buffers = slot().buffers;
+  MlaDecode({.kernels = options_.kernels,
+             .storage = storage_,
+             .shape = scratch_shape_.step.mla,
+             .q = scratch_.latent_q,
+             .cache = CacheOf(layer),
+             .page_table = buffers.pages_of_row(range.begin),
+             .page_table_stride = buffers.page_table_stride(),
+             .lengths = buffers.lengths() + range.begin,
+             .rows = range.rows,
+             .out = scratch_.latent_out,
+             .plan = buffers.plan(),
+             .workspace = scratch_.workspace,
+             .workspace_bytes = scratch_.workspace_bytes,
+             .multiprocessors = scratch_shape_.step.multiprocessors,
+             .shared_bytes_max = scratch_shape_.step.shared_bytes_max},
+            stream);
+  LinearArgs values = LinearOf(w.value_up, scratch_.latent_out, heads * latent, range.rows, to,
+                               heads * v, storage_);
+  values.x_batch_stride = latent;
+  values.y_batch_stride = v;
+  cuda::Linear(values, stream);
+}
+
+void CudaBackend::AttendPrompt(int64_t layer, const Segment& segment, const void* q, void* attended,
+                               Stream stream) {
+  const CudaLayer& w = weights_.layers[layer];
+  const int64_t heads = heads_, value_bytes = BytesOf(storage_);
+  const int64_t q_bytes = heads * config_.qk_head_dim() * value_bytes;
+  const int64_t v_bytes = heads * config_.v_head_dim * value_bytes;
+  MlaPrefill({.kernels = options_.kernels,
+              .storage = storage_,
+              .shape = scratch_shape_.step.mla,
+              .q = static_cast<const std::byte*>(q) + segment.row_begin * q_bytes,
+              .cache = CacheOf(layer),
+              .pages = slot().buffers.pages_of_row(segment.row_begin),
+              .start_position = segment.start_position,
+              .rows = segment.rows,
+              .key_up = w.key_up,
+              .value_up = w.value_up,
+              .out = static_cast<std::byte*>(attended) + segment.row_begin * v_bytes,
+              .workspace = scratch_.workspace,
+              .workspace_bytes = scratch_.workspace_bytes},
+             stream);
+}
+
+}  // namespace tandem::gpu_worker::cuda
