@@ -11,6 +11,9 @@
 #if defined(TANDEM_HAS_CUDA)
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/cuda/cuda_backend.h"
+#include "gpu_worker/backend/cuda/device/device.h"
+#include "lib/base/log.h"
+#include "lib/base/status_macros.h"
 #if defined(TANDEM_HAS_NCCL)
 #include "gpu_worker/server/cuda_ranks.h"
 #endif
@@ -58,9 +61,20 @@ cuda::Kernels KernelsOf(const WorkerOptions& o) {
                                                          : cuda::Kernels::kReference;
 }
 
+// Nobody shall take an emulated device for a GPU: its answers are real, its speed is not.
+absl::Status WarnOfEmulator(int device) {
+  TANDEM_ASSIGN_OR_RETURN(const cuda::DeviceProperties properties, cuda::UseDevice(device));
+  if (!properties.emulated) return absl::OkStatus();
+  base::LogWarning("device_is_emulated",
+                   {{"device", properties.name},
+                    {"what", "a program for tests: the GPU is an emulator on this processor"}});
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> MakeCuda(const WorkerOptions& o,
                                                   const ModelWeights& weights,
                                                   const std::vector<AssignedModule>& linear) {
+  TANDEM_RETURN_IF_ERROR(WarnOfEmulator(o.device));
   cuda::CudaBackendOptions out;
   out.formats.precision = PrecisionOf(o);
   out.formats.attention = AttentionOf(o);
