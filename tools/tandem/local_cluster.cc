@@ -103,19 +103,20 @@ base::ChildSpec LocalCluster::SpecOf(const Process& process) const {
   base::ChildSpec spec;
   spec.name = process.name;
   spec.log_path = process.log;
-  std::string program;
+  std::string program = absl::StrCat(base::OwnFolder(), "/");
   std::vector<std::string> args;
   if (process.role == "coordinator") {
-    program = "tandem-coordinator";
+    program += "tandem-coordinator";
     args = CoordinatorArgs(options_, process.own);
   } else if (process.role == "gpu_worker") {
-    program = "tandem-gpu-worker";
+    program += "tandem-gpu-worker";
+    if (!options_.gpu_worker_program.empty()) program = options_.gpu_worker_program;
     args = GpuWorkerArgs(options_, address_, process.own);
   } else {
-    program = "tandem-cpu-worker";
+    program += "tandem-cpu-worker";
     args = CpuWorkerArgs(options_, address_, process.own);
   }
-  spec.argv = {absl::StrCat(base::OwnFolder(), "/", program)};
+  spec.argv = {program};
   spec.argv.insert(spec.argv.end(), args.begin(), args.end());
   return spec;
 }

@@ -23,6 +23,34 @@ void Pass(const std::string& flag, const std::string& value, std::vector<std::st
   args->push_back(absl::StrCat(flag, "=", value));
 }
 
+// Flags that mean here what they mean to the GPU worker, which checks them.
+struct GpuWorkerFlag {
+  const char* name;
+  const char* help;
+};
+constexpr GpuWorkerFlag kGpuWorkerFlags[] = {
+    {"--backend", "host or cuda"},
+    {"--kernels", "of --backend cuda: auto, portable, hopper or reference"},
+    {"--device", "first CUDA device"},
+    {"--cuda-graphs", "true or false"},
+    {"--ranks", "GPUs, or groups of threads on the host, that share the work"},
+    {"--rank-timeout-seconds", "how long a rank waits for another"},
+    {"--precision", "bf16 or f32"},
+    {"--attention", "flash or reference"},
+    {"--linear", "native, onednn, stored, fp8, marlin8 or marlin4"},
+    {"--marlin-group", "128 or 64"},
+    {"--kv-tokens", "tokens the KV cache holds"},
+    {"--rows-max", "rows of one step"},
+    {"--half-batches", "auto, off or rows from which on a step goes as two halves"},
+    {"--expert-transport", "auto, grpc or shm; auto means shared memory here"},
+    {"--expert-patience-seconds", "how long an expert without a worker is tried again"},
+    {"--hot-experts", "file of experts it computes itself"},
+    {"--hot-experts-gib", "memory of these experts at most"},
+    {"--routing-counts", "file for how often each expert was chosen"},
+    {"--trace", "file for a time line of the last steps"},
+    {"--trace-steps", "steps that --trace keeps"},
+};
+
 }  // namespace
 
 void AddUpOptions(CLI::App& app, UpOptions* o) {
@@ -58,18 +86,14 @@ void AddUpOptions(CLI::App& app, UpOptions* o) {
                  "Folder for the programs' logs; a temporary one when empty");
   app.add_option("--state-file", o->state_file,
                  "JSON file with addresses and process ids, kept up to date");
-  AddText(app, "--backend", &o->backend, "GPU worker: host or cuda");
-  AddText(app, "--kernels", &o->kernels, "GPU worker on CUDA: auto, portable, hopper or reference");
-  AddText(app, "--precision", &o->precision, "GPU worker: bf16 or f32");
-  AddText(app, "--attention", &o->attention, "GPU worker: flash or reference");
-  AddText(app, "--linear", &o->linear,
-          "GPU worker: native, onednn, stored, fp8, marlin8 or marlin4");
-  AddText(app, "--marlin-group", &o->marlin_group, "GPU worker: 128 or 64");
+  app.add_option("--gpu-worker-program", o->gpu_worker_program,
+                 "Program to start as the GPU worker, a wrapper for a profiler say; "
+                 "tandem-gpu-worker beside this program when empty");
+  for (const GpuWorkerFlag& flag : kGpuWorkerFlags) {
+    AddText(app, flag.name, &o->gpu_worker[flag.name],
+            absl::StrCat("GPU worker: ", flag.help).c_str());
+  }
   AddText(app, "--routing", &o->routing, "Workers: how old GGUF files are read, assume or as-file");
-  AddText(app, "--kv-tokens", &o->kv_tokens, "GPU worker: tokens the KV cache holds");
-  AddText(app, "--rows-max", &o->rows_max, "GPU worker: rows of one step");
-  AddText(app, "--expert-transport", &o->expert_transport,
-          "GPU worker: auto, grpc or shm; auto means shared memory here");
   AddText(app, "--replicas", &o->replicas, "Coordinator: CPU workers that hold each expert");
   AddText(app, "--replace-after-seconds", &o->replace_after_seconds, "Coordinator: see there");
   AddText(app, "--prefill-chunk", &o->prefill_chunk, "Coordinator: prompt tokens per step");
@@ -90,10 +114,12 @@ absl::Status ApplyRecipe(const CLI::App& app, UpOptions* o) {
   const std::map<std::string, int*> numbers = {{"cpu_workers", &o->cpu_workers},
                                                {"cpu_threads", &o->cpu_threads},
                                                {"gpu_threads", &o->gpu_threads}};
-  const std::map<std::string, std::string*> texts = {
-      {"replicas", &o->replicas},           {"kv_tokens", &o->kv_tokens},
-      {"rows_max", &o->rows_max},           {"prefill_chunk", &o->prefill_chunk},
-      {"sequences_max", &o->sequences_max}, {"context_tokens", &o->context_tokens}};
+  const std::map<std::string, std::string*> texts = {{"replicas", &o->replicas},
+                                                     {"kv_tokens", &o->gpu_worker["--kv-tokens"]},
+                                                     {"rows_max", &o->gpu_worker["--rows-max"]},
+                                                     {"prefill_chunk", &o->prefill_chunk},
+                                                     {"sequences_max", &o->sequences_max},
+                                                     {"context_tokens", &o->context_tokens}};
   for (const auto& [key, value] : served.recipe->cluster) {
     const std::string flag = absl::StrCat("--", absl::StrReplaceAll(key, {{"_", "-"}}));
     const auto number = numbers.find(key);
@@ -142,16 +168,8 @@ std::vector<std::string> GpuWorkerArgs(const UpOptions& o, const std::string& co
                                    "--listen", own.listen, "--admin-listen", own.admin};
   Pass("--recipe", o.recipe, &args);
   if (o.gpu_threads > 0) Pass("--threads", absl::StrCat(o.gpu_threads), &args);
-  Pass("--backend", o.backend, &args);
-  Pass("--kernels", o.kernels, &args);
-  Pass("--precision", o.precision, &args);
-  Pass("--attention", o.attention, &args);
-  Pass("--linear", o.linear, &args);
-  Pass("--marlin-group", o.marlin_group, &args);
   Pass("--routing", o.routing, &args);
-  Pass("--kv-tokens", o.kv_tokens, &args);
-  Pass("--rows-max", o.rows_max, &args);
-  Pass("--expert-transport", o.expert_transport, &args);
+  for (const auto& [flag, value] : o.gpu_worker) Pass(flag, value, &args);
   return args;
 }
 

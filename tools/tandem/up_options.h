@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -23,9 +24,10 @@ struct UpOptions {
   bool json = false;
   std::string log_dir;
   std::string state_file;
+  std::string gpu_worker_program;  // empty: tandem-gpu-worker beside this program
   // Handed on as they are; empty: the program's default.
-  std::string backend, kernels, precision, attention, routing, kv_tokens, rows_max, linear,
-      marlin_group, expert_transport;  // GPU worker
+  std::map<std::string, std::string> gpu_worker;  // by flag: "--backend"
+  std::string routing;                            // GPU and CPU workers
   std::string replicas, replace_after_seconds, prefill_chunk, sequences_max,
       context_tokens;                                            // coordinator
   std::string lease_seconds, ready_wait_seconds, drain_seconds;  // coordinator
