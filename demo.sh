@@ -39,7 +39,7 @@ formats_there() { echo "bf16 $(find models/quiz -name '*.gguf' -printf '%f ' | s
 
 model="$(model_path)"
 install_packages
-build_preset release
+build_preset release programs
 limit=()
 [[ "$questions" == 0 ]] || limit=(--limit "$questions")
 out="build/demo/$format"

@@ -40,7 +40,8 @@ function(tandem_see_mutexes name)
   endif()
 endfunction()
 
-# tandem_program(name SRCS main.cc DEPS x): an executable under <build>/bin.
+# tandem_program(name SRCS main.cc DEPS x): an executable under <build>/bin; `programs` builds all that users run.
+add_custom_target(programs)
 function(tandem_program name)
   cmake_parse_arguments(A "" "" "SRCS;DEPS" ${ARGN})
   tandem_is_left_out(left_out ${A_DEPS})
@@ -51,6 +52,11 @@ function(tandem_program name)
   tandem_see_mutexes(${name})
   target_link_libraries(${name} PRIVATE ${A_DEPS})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+  # What a cluster is run with; benchmarks and tests take longer to build than all of it.
+  file(RELATIVE_PATH folder ${CMAKE_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR})
+  if(NOT folder MATCHES "^(bench|tests)")
+    add_dependencies(programs ${name})
+  endif()
 endfunction()
 
 # tandem_test(name SRCS x_test.cc DEPS x LABELS unit [TIMEOUT 120]): a GoogleTest binary, one ctest entry.
