@@ -35,6 +35,10 @@ inline void __syncthreads() { emulator::BarrierSync(0, emulator::BlockThreads())
 
 namespace emulator {
 
+inline float Flushed(float x) {
+  return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0f, x) : x;
+}
+
 template <typename T>
 struct ShuffleArguments {
   T value;

@@ -22,6 +22,13 @@ float OfB(MmaArguments* const* lanes, int k, int column) {
   return Half(lanes[column * 4 + k % 8 / 2]->b[k / 8], k % 2);
 }
 
+struct IntegerMmaArguments {
+  int32_t* d;
+  const uint32_t* a;
+  const uint32_t* b;
+  int depth;
+};
+
 struct LoadArguments {
   uint32_t* registers;
   int matrices;
@@ -45,6 +52,23 @@ void MmaBf16(float* d, const uint32_t* a, const uint32_t* b) {
       for (int column = 0; column < 8; ++column) {
         float& sum = lanes[row % 8 * 4 + column / 2]->d[row / 8 * 2 + column % 2];
         for (int k = 0; k < 16; ++k) sum += left[row][k] * right[column][k];
+      }
+    }
+  });
+}
+
+void MmaU8S8(int32_t* d, const uint32_t* a, const uint32_t* b, int depth) {
+  IntegerMmaArguments mine{d, a, b, depth};
+  WarpCollective(0xffffffffu, mine, [](IntegerMmaArguments* const* lanes, uint32_t) {
+    for (int row = 0; row < 16; ++row) {
+      for (int column = 0; column < 8; ++column) {
+        int32_t& sum = lanes[row % 8 * 4 + column / 2]->d[row / 8 * 2 + column % 2];
+        for (int k = 0; k < lanes[0]->depth; ++k) {
+          const int t = k % 16 / 4, shift = 8 * (k % 4);
+          const uint32_t left = lanes[row % 8 * 4 + t]->a[k / 16 * 2 + row / 8];
+          const uint32_t right = lanes[column * 4 + t]->b[k / 16];
+          sum += static_cast<uint8_t>(left >> shift) * static_cast<int8_t>(right >> shift);
+        }
       }
     }
   });

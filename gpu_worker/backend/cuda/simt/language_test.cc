@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <random>
 
@@ -160,6 +161,60 @@ TEST(Language, PairsOfBf16AreMultipliedAndRoundedOnce) {
         const long double others = std::fabs(BF16ToF32(other) - exact);
         ASSERT_TRUE(error < others || (error == others && bits % 2 == 0)) << i << " " << half;
       }
+    }
+  }
+}
+
+TEST(Language, IntegerProductsAreExact) {
+  DeviceForTest device;
+  std::mt19937 random(6);
+  for (const int depth : {16, 32}) {
+    std::vector<uint8_t> a(16 * depth);
+    std::vector<int8_t> b(8 * depth);
+    for (auto& v : a) v = static_cast<uint8_t>(random());
+    for (auto& v : b) v = static_cast<int8_t>(random());
+    int32_t* const d = device.Allocate<int32_t>(128);
+    OneIntegerMma(device.Upload(a), device.Upload(b), depth, d, device.stream());
+    std::vector<int32_t> expected(128, 0);
+    for (int i = 0; i < 128; ++i) {
+      for (int k = 0; k < depth; ++k) expected[i] += a[i / 8 * depth + k] * b[i % 8 * depth + k];
+    }
+    EXPECT_EQ(device.Download(d, 128), expected);
+  }
+}
+
+TEST(Language, SubnormalNumbersAreFlushed) {
+  DeviceForTest device;
+  const float tiny = 0x1p-130f, least = 0x1p-126f;
+  const std::vector<float> a = {tiny, -tiny, 0x1p-70f, -0x1p-70f, least, 1.5f, least};
+  const std::vector<float> b = {0x1p20f, 1.0f, 0x1p-70f, 0x1p-70f, 1.0f, 2.0f, 1.5f};
+  const std::vector<float> c = {1.0f, -0.0f, 0.0f, -0.0f, -1.5f * least, tiny, -least};
+  float* const fused = device.Allocate<float>(a.size());
+  float* const sum = device.Allocate<float>(a.size());
+  Flushes(device.Upload(a), device.Upload(b), device.Upload(c), fused, sum,
+          static_cast<int>(a.size()), device.stream());
+  const auto bits = [](const std::vector<float>& values) {
+    std::vector<uint32_t> result(values.size());
+    std::memcpy(result.data(), values.data(), values.size() * sizeof(float));
+    return result;
+  };
+  EXPECT_EQ(bits(device.Download(fused, a.size())),
+            bits({1.0f, -0.0f, 0.0f, -0.0f, -0.0f, 3.0f, 0.0f}));
+  EXPECT_EQ(bits(device.Download(sum, a.size())),
+            bits({1.0f, -0.0f, 0x1p-70f, -0x1p-70f, -0.0f, 1.5f, 0.0f}));
+}
+
+TEST(Language, EveryF16Code) {
+  DeviceForTest device;
+  float* const out = device.Allocate<float>(65536);
+  F16Codes(out, device.stream());
+  const std::vector<float> values = device.Download(out, 65536);
+  for (int i = 0; i < 65536; ++i) {
+    const float expected = F16ToF32(static_cast<uint16_t>(i));
+    if (std::isnan(expected)) {
+      ASSERT_TRUE(std::isnan(values[i])) << i;
+    } else {
+      ASSERT_EQ(std::memcmp(&values[i], &expected, sizeof(float)), 0) << i;
     }
   }
 }

@@ -37,6 +37,41 @@ __global__ void OneMmaKernel(const uint16_t* a, const uint16_t* b, float* d) {
   for (int i = 0; i < 4; ++i) d[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sum[i];
 }
 
+__global__ void OneIntegerMmaKernel(const uint8_t* a, const int8_t* b, int depth, int32_t* d) {
+  const int g = LaneId() / 4, t = LaneId() % 4;
+  const auto word = [](const void* bytes, int at) {
+    uint32_t result = 0;
+    for (int i = 0; i < 4; ++i) {
+      result |= static_cast<uint32_t>(static_cast<const uint8_t*>(bytes)[at + i]) << (8 * i);
+    }
+    return result;
+  };
+  int32_t sum[4] = {0, 0, 0, 0};
+  const uint32_t low[2] = {word(a, g * depth + 4 * t), word(a, (g + 8) * depth + 4 * t)};
+  const uint32_t right = word(b, g * depth + 4 * t);
+  if (depth == 32) {
+    const uint32_t left[4] = {low[0], low[1], word(a, g * 32 + 16 + 4 * t),
+                              word(a, (g + 8) * 32 + 16 + 4 * t)};
+    const uint32_t both[2] = {right, word(b, g * 32 + 16 + 4 * t)};
+    MmaU8S8(sum, left, both);
+  } else {
+    MmaU8S8(sum, low, right);
+  }
+  for (int i = 0; i < 4; ++i) d[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sum[i];
+}
+
+__global__ void FlushesKernel(const float* a, const float* b, const float* c, float* fused,
+                              float* sum) {
+  const int i = static_cast<int>(threadIdx.x);
+  fused[i] = FmaFtz(a[i], b[i], c[i]);
+  sum[i] = AddFtz(a[i], c[i]);
+}
+
+__global__ void F16CodesKernel(float* out) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  out[i] = FromF16(static_cast<uint16_t>(i));
+}
+
 __global__ void CopyKernel(const float* in, float* out, int count, int valid_count) {
   float* const shared = reinterpret_cast<float*>(SharedMemory());
   const int begin = 4 * static_cast<int>(threadIdx.x);
@@ -114,6 +149,14 @@ void OneMma(const uint16_t* a, const uint16_t* b, float* d, Stream stream) {
 void OneMmaTransposed(const uint16_t* a, const uint16_t* b_kn, float* d, Stream stream) {
   Launch(OneMmaKernel<true>, 1, 32, 384 * sizeof(uint16_t), stream, a, b_kn, d);
 }
+void OneIntegerMma(const uint8_t* a, const int8_t* b, int depth, int32_t* d, Stream stream) {
+  Launch(OneIntegerMmaKernel, 1, 32, 0, stream, a, b, depth, d);
+}
+void Flushes(const float* a, const float* b, const float* c, float* fused, float* sum, int count,
+             Stream stream) {
+  Launch(FlushesKernel, 1, static_cast<unsigned>(count), 0, stream, a, b, c, fused, sum);
+}
+void F16Codes(float* out, Stream stream) { Launch(F16CodesKernel, 256, 256, 0, stream, out); }
 void CopyThroughShared(const float* in, float* out, int count, int valid_count, Stream stream) {
   Launch(CopyKernel, 1, static_cast<unsigned>((count / 4 + 31) / 32 * 32), count * sizeof(float),
          stream, in, out, count, valid_count);

@@ -14,6 +14,13 @@ void BlockSums(const float* in, float* sums, int blocks, Stream stream);
 void OneMma(const uint16_t* a, const uint16_t* b, float* d, Stream stream);
 // The same with B given as [16 k, 8 n], read by a transposing ldmatrix.
 void OneMmaTransposed(const uint16_t* a, const uint16_t* b_kn, float* d, Stream stream);
+// d [16, 8] int32 = a [16, depth] unsigned times b [8, depth]^T signed bytes; depth 16 or 32.
+void OneIntegerMma(const uint8_t* a, const int8_t* b, int depth, int32_t* d, Stream stream);
+// Products and sums without subnormal numbers; count threads.
+void Flushes(const float* a, const float* b, const float* c, float* fused, float* sum, int count,
+             Stream stream);
+// Every f16 code's value; out [65536].
+void F16Codes(float* out, Stream stream);
 // out[i] = in[i] for count (a multiple of 4) floats by cp.async, pieces behind valid_count zero.
 void CopyThroughShared(const float* in, float* out, int count, int valid_count, Stream stream);
 // Every e4m3 code and back; out [256] f32 and back [256].

@@ -4,6 +4,9 @@
 //     a[3] row g+8, the same
 //   B [16 k, 8 n] bf16, 2 words: b[0] k 2t and 2t+1 of column g; b[1] k 2t+8 and 2t+9
 //   D [16, 8] f32: d[0], d[1] row g, columns 2t and 2t+1; d[2], d[3] row g+8
+//   A [16, 16 or 32] bytes, 2 or 4 words: a[0] row g, k 4t to 4t+3; a[1] row g+8; a[2], a[3] the
+//     same, k from 16 on
+//   B [16 or 32 k, 8 n] bytes, 1 or 2 words: b[0] k 4t to 4t+3 of column g; b[1] k from 16 on
 #pragma once
 
 #include "gpu_worker/backend/cuda/simt/simt.h"
@@ -13,6 +16,7 @@ namespace tandem::gpu_worker::cuda {
 #if !defined(__CUDACC__)
 namespace emulator {
 void MmaBf16(float* d, const uint32_t* a, const uint32_t* b);
+void MmaU8S8(int32_t* d, const uint32_t* a, const uint32_t* b, int depth);
 void LoadMatrix(uint32_t* registers, int matrices, bool transposed, const void* row);
 }  // namespace emulator
 #endif
@@ -28,6 +32,31 @@ __device__ __forceinline__ void MmaBf16(float (&d)[4], const uint32_t (&a)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
   emulator::MmaBf16(d, a, b);
+#endif
+}
+
+// d += a b, exactly: A unsigned, B signed bytes, k 32 deep, or 16.
+__device__ __forceinline__ void MmaU8S8(int32_t (&d)[4], const uint32_t (&a)[4],
+                                        const uint32_t (&b)[2]) {
+#if defined(__CUDACC__)
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  emulator::MmaU8S8(d, a, b, 32);
+#endif
+}
+__device__ __forceinline__ void MmaU8S8(int32_t (&d)[4], const uint32_t (&a)[2], uint32_t b) {
+#if defined(__CUDACC__)
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+      "{%0,%1,%2,%3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b));
+#else
+  emulator::MmaU8S8(d, a, &b, 16);
 #endif
 }
 

@@ -58,6 +58,44 @@ __device__ __forceinline__ uint32_t FmaBf16x2(uint32_t a, uint32_t b, uint32_t c
 #endif
 }
 
+// a b + c and a + b with subnormal numbers as zeros of their sign, before and after the operation.
+// Between 2^-126 - 2^-150 and 2^-126 the emulator decides after rounding whether a result is
+// subnormal; PTX leaves open when a GPU does.
+__device__ __forceinline__ float FmaFtz(float a, float b, float c) {
+#if defined(__CUDACC__)
+  float d;
+  asm("fma.rn.ftz.f32 %0, %1, %2, %3;" : "=f"(d) : "f"(a), "f"(b), "f"(c));
+  return d;
+#else
+  return emulator::Flushed(
+      std::fma(emulator::Flushed(a), emulator::Flushed(b), emulator::Flushed(c)));
+#endif
+}
+__device__ __forceinline__ float AddFtz(float a, float b) {
+#if defined(__CUDACC__)
+  float d;
+  asm("add.rn.ftz.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
+  return d;
+#else
+  return emulator::Flushed(emulator::Flushed(a) + emulator::Flushed(b));
+#endif
+}
+
+// f16 bits to f32, exact, subnormal numbers too.
+__device__ __forceinline__ float FromF16(uint16_t bits) {
+#if defined(__CUDACC__)
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+#else
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
+  const uint32_t rest = bits & 0x7fffu;
+  if (rest >= 0x7c00u) return __uint_as_float(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
+  // The bias 127 - 15 = 112 by a multiplication that also normalizes the subnormal codes.
+  return __uint_as_float(sign | __float_as_uint(__uint_as_float(rest << 13) * 0x1p112f));
+#endif
+}
+
 // e4m3 to f32, exact; 0x7f and 0xff are NaN.
 __device__ __forceinline__ float FromE4m3(uint8_t code) {
   const uint32_t sign = static_cast<uint32_t>(code & 0x80u) << 24;
