@@ -129,9 +129,13 @@ void LinearCublasLt(const LinearArgs& args, Stream stream) {
   if (args.w.format.kind == WeightKind::kFp8) {
     auto* const scales = reinterpret_cast<float*>(scratch + s.x_scales_plain);
     PlainWeightScales(args.w, reinterpret_cast<float*>(scratch + s.w_scales), stream);
-    QuantizeFp8Rows(static_cast<const uint16_t*>(args.x), args.x_stride, args.w.inputs, args.rows,
-                    reinterpret_cast<uint8_t*>(scratch + s.x), scales, stream);
-    TransposeScales(scales, args.rows, args.w.inputs / 128,
+    const float* x_scales = args.x_fp8.scales;
+    if (args.x_fp8.codes == nullptr) {
+      QuantizeFp8Rows(static_cast<const uint16_t*>(args.x), args.x_stride, args.w.inputs, args.rows,
+                      reinterpret_cast<uint8_t*>(scratch + s.x), scales, stream);
+      x_scales = scales;
+    }
+    TransposeScales(x_scales, args.rows, args.w.inputs / 128,
                     reinterpret_cast<float*>(scratch + s.x_scales), stream);
   }
   const absl::Status status = MultiplyByCublasLt(ProductOf(args, s), stream);

@@ -244,26 +244,38 @@ void LaunchProduct(const TensorMap& x_map, const TensorMap& w_map, const Product
          stream, x_map, w_map, p);
 }
 
+// The rows quantized: those that came so, or into the workspace.
+Fp8Rows QuantizedRows(const LinearArgs& args, const Workspace& s, int64_t begin, int64_t rows,
+                      Stream stream) {
+  const DeviceMatrix& w = args.w;
+  const int64_t blocks = s.k_padded / kInputs;
+  if (args.x_fp8.codes != nullptr) {
+    return {args.x_fp8.codes + begin * s.k_padded, args.x_fp8.scales + begin * blocks};
+  }
+  auto* const codes = static_cast<uint8_t*>(args.workspace);
+  auto* const scales = reinterpret_cast<float*>(codes + s.scales_offset);
+  for (int64_t b = 0; b < w.batch; ++b) {
+    const auto* const x = static_cast<const uint16_t*>(args.x) + b * args.x_batch_stride;
+    QuantizeFp8Rows(x + begin * args.x_stride, args.x_stride, w.inputs, rows,
+                    codes + b * s.rows_padded * s.k_padded, scales + b * s.rows_padded * blocks,
+                    stream);
+  }
+  return {codes, scales};
+}
+
 // Rows [begin, begin + rows).
 void LinearChunk(const LinearArgs& args, int64_t begin, int64_t rows, Stream stream) {
   const DeviceMatrix& w = args.w;
   const Workspace s = WorkspaceOf(w, rows);
-  auto* const codes = static_cast<uint8_t*>(args.workspace);
-  auto* const scales = reinterpret_cast<float*>(codes + s.scales_offset);
+  const Fp8Rows x = QuantizedRows(args, s, begin, rows, stream);
   Product p;
-  p.x_scales = scales;
+  p.x_scales = x.scales;
   p.w_scales = static_cast<const float*>(w.scales);
   p.w_scales_stride = w.scale_bytes / 4;
   p.rows = rows;
   p.rows_padded = s.rows_padded;
   p.outputs = w.outputs;
   p.blocks = s.k_padded / kInputs;
-  for (int64_t b = 0; b < w.batch; ++b) {
-    const auto* const x = static_cast<const uint16_t*>(args.x) + b * args.x_batch_stride;
-    QuantizeFp8Rows(x + begin * args.x_stride, args.x_stride, w.inputs, rows,
-                    codes + b * s.rows_padded * s.k_padded, scales + b * s.rows_padded * p.blocks,
-                    stream);
-  }
   p.box_outputs = static_cast<int>(std::min<int64_t>(kColumns, RoundUpTo(w.outputs, 64)));
   p.y = static_cast<std::byte*>(args.y) + begin * args.y_stride * BytesOf(args.y_storage);
   p.y_stride = args.y_stride;
@@ -272,7 +284,7 @@ void LinearChunk(const LinearArgs& args, int64_t begin, int64_t rows, Stream str
   p.y_pairs = args.y_stride % 2 == 0 && args.y_batch_stride % 2 == 0 &&
               reinterpret_cast<uintptr_t>(p.y) % 4 == 0;
   const int warpgroups = WarpgroupsFor(rows);
-  const TensorMap x_map = MapOfInputs(s, codes, w.batch, warpgroups * kTileRows);
+  const TensorMap x_map = MapOfInputs(s, x.codes, w.batch, warpgroups * kTileRows);
   const TensorMap w_map = MapOfWeights(w, s.k_padded, p.box_outputs);
   if (warpgroups == 1) {
     LaunchProduct<1>(x_map, w_map, p, w.batch, stream);

@@ -19,6 +19,19 @@ __device__ __forceinline__ uint32_t LargestOfWarp(uint32_t value) {
   return value;
 }
 
+// A run of a row that is quantized already, its numbers written out.
+__device__ __forceinline__ void WriteNumbers(const PrepareInputsArgs& args, int64_t run,
+                                             int64_t row, int64_t block, Bf16* to) {
+  const uint8_t* const codes = args.x_fp8.codes + run * kFp8ScaleBlock;
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    const int k = LaneId() + i * kWarpThreads;
+    const uint32_t bits = __float_as_uint(FromE4m3(codes[k]));
+    to[k / 16 * 16 + Fp8InputPlace(k % 16)] = static_cast<Bf16>(bits >> 16);
+  }
+  if (LaneId() == 0) args.scales[block * args.scale_rows + row] = args.x_fp8.scales[run];
+}
+
 // One warp a run of 128 inputs of a row. Lane l takes inputs l, l + 32, ...
 __global__ void __launch_bounds__(kWarpsPerBlock* kWarpThreads)
     PrepareInputsKernel(PrepareInputsArgs args) {
@@ -27,9 +40,10 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarpThreads)
   if (run >= args.rows * blocks) return;
   const int64_t row = run / blocks, block = run % blocks;
   const int64_t matrix = blockIdx.z;
+  Bf16* const to = args.numbers + ((matrix * args.rows + row) * blocks + block) * kFp8ScaleBlock;
+  if (args.x_fp8.codes != nullptr) return WriteNumbers(args, run, row, block, to);
   const auto* const x =
       static_cast<const Bf16*>(args.x.x) + matrix * args.x.batch_stride + row * args.x.stride;
-  Bf16* const to = args.numbers + ((matrix * args.rows + row) * blocks + block) * kFp8ScaleBlock;
   float values[kPerLane];
   // As integers, magnitudes are ordered as floats are, infinity and NaN last.
   uint32_t largest = 0;

@@ -64,10 +64,18 @@ Layout LayoutOf(Path path, const DeviceMatrix& w, int64_t rows) {
 
 std::byte* Workspace(const LinearArgs& args) { return static_cast<std::byte*>(args.workspace); }
 
-InputRows Prepare(const LinearArgs& args, const InputRows& x, int64_t rows, const Layout& layout,
-                  Stream stream) {
+// Rows from `begin` on.
+Fp8Rows From(const Fp8Rows& x, int64_t inputs, int64_t begin) {
+  if (x.codes == nullptr) return {};
+  const int64_t k_padded = RoundUpTo(inputs, kInputsMultiple);
+  return {x.codes + begin * k_padded, x.scales + begin * (k_padded / kFp8ScaleBlock)};
+}
+
+InputRows Prepare(const LinearArgs& args, const InputRows& x, const Fp8Rows& x_fp8, int64_t rows,
+                  const Layout& layout, Stream stream) {
   const PrepareInputsArgs prepare = {
       .x = x,
+      .x_fp8 = x_fp8,
       .rows = rows,
       .inputs = args.w.inputs,
       .batch = args.w.batch,
@@ -86,14 +94,17 @@ void LinearChunk(const LinearArgs& args, int64_t begin, int64_t rows, Stream str
   const DeviceMatrix& w = args.w;
   const Path path = Choose(args.kernels, w);
   const Layout layout = LayoutOf(path, w, rows);
+  const auto* const x_begin = static_cast<const std::byte*>(args.x);  // null: quantized rows
   const InputRows given = {
-      static_cast<const std::byte*>(args.x) + begin * args.x_stride * BytesOf(args.x_storage),
+      x_begin == nullptr ? nullptr : x_begin + begin * args.x_stride * BytesOf(args.x_storage),
       args.x_stride, args.x_batch_stride, args.x_storage};
   const OutputRows y = {
       static_cast<std::byte*>(args.y) + begin * args.y_stride * BytesOf(args.y_storage),
       args.y_stride, args.y_batch_stride, args.y_storage};
   const bool prepare = AlwaysPrepares(w) || (path == Path::kPortable && !CanBeRead(args));
-  const InputRows x = prepare ? Prepare(args, given, rows, layout, stream) : given;
+  const InputRows x =
+      prepare ? Prepare(args, given, From(args.x_fp8, w.inputs, begin), rows, layout, stream)
+              : given;
   if (path == Path::kReference) return LinearReference(w, x, y, rows, stream);
   const PortableArgs portable = {
       .w = w,
@@ -121,6 +132,9 @@ size_t LinearWorkspaceBytes(Kernels kernels, const DeviceMatrix& w, int64_t rows
 
 void Linear(const LinearArgs& args, Stream stream) {
   TANDEM_CHECK(args.w.format.kind == WeightKind::kF32 || args.x_storage == Storage::kBf16);
+  TANDEM_CHECK(args.x_fp8.codes == nullptr ||
+               (args.w.format.kind == WeightKind::kFp8 && args.w.batch == 1 &&
+                reinterpret_cast<uintptr_t>(args.x_fp8.codes) % kCopyBytes == 0));
   TANDEM_CHECK_GE(args.workspace_bytes, LinearWorkspaceBytes(args.kernels, args.w, args.rows,
                                                              args.allow_batch_dependent));
   if (TakesCublasLt(args)) return LinearCublasLt(args, stream);

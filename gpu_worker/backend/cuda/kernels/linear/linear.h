@@ -59,6 +59,15 @@ absl::StatusOr<PackedMatrix> PackMatrix(const WeightFormat& format, int64_t outp
 absl::StatusOr<PackedMatrix> PackFp8(int64_t outputs, int64_t inputs, const uint8_t* codes,
                                      const float* scales);
 
+// Rows of inputs that are e4m3 already, as QuantizeFp8Rows, RmsNormFp8 and SwiGluFp8 (rows.h) write
+// them. Kernels copy whole tiles of rows: there must be memory for a multiple of kFp8RowsMultiple
+// rows of codes, whatever lies in it.
+inline constexpr int64_t kFp8RowsMultiple = 128;
+struct Fp8Rows {
+  const uint8_t* codes = nullptr;  // [rows, inputs padded to 128], aligned to 16 bytes
+  const float* scales = nullptr;   // [rows, inputs / 128 rounded up]
+};
+
 struct LinearArgs {
   Kernels kernels = Kernels::kPortable;
   DeviceMatrix w;
@@ -69,6 +78,9 @@ struct LinearArgs {
   const void* x = nullptr;
   Storage x_storage = Storage::kBf16;
   int64_t x_stride = 0, x_batch_stride = 0;
+  // Of fp8 weights, batch 1: where codes are given, the product reads them and not x. The bits are
+  // those that it has of the rows in bf16 from which they were made.
+  Fp8Rows x_fp8;
   int64_t rows = 0;
   // y likewise; f32 sums, or rounded to bf16.
   void* y = nullptr;

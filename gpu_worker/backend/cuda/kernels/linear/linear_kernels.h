@@ -43,9 +43,10 @@ struct OutputRows {
 // x [rows, x.stride] bf16 to numbers [batch, rows, k_padded] bf16, zeros behind the inputs.
 // quantize: numbers are e4m3's, bit for bit QuantizeFp8Inputs' of lib/kernels/fp8_linear.h, in
 // Fp8InputPlace's order, and `scales` [batch, k_padded / 128, scale_rows] is written for the rows
-// there are; otherwise copies.
+// there are; otherwise copies. x_fp8, where it has codes, is read instead of x: quantized already.
 struct PrepareInputsArgs {
   InputRows x;
+  Fp8Rows x_fp8;
   int64_t rows = 0, inputs = 0, batch = 1;
   bool quantize = false;
   uint16_t* numbers = nullptr;

@@ -233,6 +233,17 @@ DeviceMatrix LinearProblem::Upload(DeviceForTest& device) const {
   return w;
 }
 
+// The rows as a kernel before would have left them: memory for whole tiles, NaN behind the rows.
+Fp8Rows LinearProblem::Quantize(const LinearArgs& args, DeviceForTest& device) const {
+  const int64_t blocks = (shape_.inputs + 127) / 128;
+  auto* const codes =
+      device.Allocate<uint8_t>(RoundUpTo(args.rows, kFp8RowsMultiple) * blocks * 128);
+  auto* const scales = device.Allocate<float>(args.rows * blocks);
+  QuantizeFp8Rows(static_cast<const uint16_t*>(args.x), args.x_stride, shape_.inputs, args.rows,
+                  codes, scales, device.stream());
+  return {codes, scales};
+}
+
 // Without Linear, which would choose other parts.
 void LinearProblem::RunSplit(const LinearArgs& args, DeviceForTest& device) const {
   const DeviceMatrix& w = args.w;
@@ -248,6 +259,7 @@ void LinearProblem::RunSplit(const LinearArgs& args, DeviceForTest& device) cons
     const int64_t scale_rows = RoundUpTo(args.rows, kRowTileMax);
     const PrepareInputsArgs prepare = {
         .x = portable.x,
+        .x_fp8 = {},
         .rows = args.rows,
         .inputs = w.inputs,
         .batch = w.batch,
@@ -307,6 +319,10 @@ std::vector<float> LinearProblem::Run(Kernels kernels, int64_t first, int64_t co
   args.y_stride = shape_.outputs + y_gap;
   args.y_batch_stride = (count + 1) * args.y_stride;
   args.y = device.Allocate<std::byte>(shape_.batch * args.y_batch_stride * BytesOf(y_storage));
+  if (quantized) {
+    args.x_fp8 = Quantize(args, device);
+    args.x = nullptr;
+  }
   args.allow_batch_dependent = allow_batch_dependent;
   args.workspace_bytes = LinearWorkspaceBytes(kernels, args.w, count, allow_batch_dependent);
   if (args.workspace_bytes > 0) args.workspace = device.Allocate<std::byte>(args.workspace_bytes);

@@ -44,7 +44,8 @@ class LinearProblem {
   // for f32 weights, and only for inputs in multiples of 8 that LinearPortable can read as they
   // are.
   int64_t splits = 0;
-  int runs = 1;  // one after another in the same workspace; the last one counts
+  bool quantized = false;  // fp8, batch 1: Linear is given codes and scales instead of rows
+  int runs = 1;            // one after another in the same workspace; the last one counts
 
   float& Input(int64_t b, int64_t row, int64_t k) {
     return x_[(b * shape_.rows + row) * shape_.inputs + k];
@@ -54,6 +55,7 @@ class LinearProblem {
   struct HostMatrix;
   HostMatrix OfHost(int64_t b) const;
   DeviceMatrix Upload(DeviceForTest& device) const;
+  Fp8Rows Quantize(const LinearArgs& args, DeviceForTest& device) const;
   void RunSplit(const LinearArgs& args, DeviceForTest& device) const;
   std::vector<float> Collect(const LinearArgs& args, DeviceForTest& device) const;
   std::vector<float> Weights(int64_t b) const;  // that the format has, [outputs, inputs]

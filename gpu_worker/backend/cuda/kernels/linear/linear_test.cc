@@ -58,6 +58,26 @@ TEST(LinearReferenceKernel, RowsAreCutIntoChunks) {
   }
 }
 
+// Every fp8 kernel takes rows that are quantized already and has the bits of the rows themselves.
+TEST(Linear, QuantizedRowsHaveTheBitsOfTheRows) {
+  const auto properties = UseDevice(0);
+  ASSERT_TRUE(properties.ok());
+  for (const Kernels kernels : {Kernels::kReference, Kernels::kPortable, Kernels::kHopper}) {
+    if (kernels == Kernels::kHopper && properties->major != 9) continue;
+    for (const LinearShape& shape : {LinearShape{1, 1, 1, 1},
+                                     {70, 100, 3, 1},
+                                     {130, 300, 65, 1},
+                                     {5, 640, 130, 1},
+                                     {3, 20, 270, 1}}) {
+      LinearProblem problem({WeightKind::kFp8}, shape, 6);
+      const std::vector<float> want = problem.Run(kernels);
+      problem.quantized = true;
+      problem.runs = 2;
+      EXPECT_EQ(problem.Run(kernels), want) << static_cast<int>(kernels) << problem.Name();
+    }
+  }
+}
+
 TEST(Linear, NoRowsAreNothingToDo) {
   for (const WeightFormat& format : kFormats) {
     LinearProblem problem(format, {5, 7, 0, 1}, 5);
