@@ -27,6 +27,7 @@ constexpr size_t kStackBytes = size_t{256} << 10;
 constexpr int kWarpLanes = 32;
 constexpr int kBarriers = 16;
 constexpr int kGroupThreadsMax = 128;
+constexpr unsigned kClusterMax = 8;  // what every GPU that has clusters has
 // Multiples of a page keep the end of shared memory under a sanitizer's guard; TMA wants 1024.
 constexpr size_t kSharedAlign = 1024;
 
@@ -39,11 +40,16 @@ struct Meeting {
   std::array<void*, kGroupThreadsMax> lanes = {};
 };
 
+struct Block;
+
 struct Thread {
+  Block* block = nullptr;
   dim3 index;
   int linear = 0;
   bool done = false;
-  bool (*ready)(void*) = nullptr;  // null: can run
+  bool in_cluster_barrier = false;  // has arrived, has not waited
+  uint64_t cluster_generation = 0;  // in which it arrived
+  bool (*ready)(void*) = nullptr;   // null: can run
   void* ready_argument = nullptr;
   const char* why = "";
   context::fiber fiber;
@@ -65,10 +71,18 @@ struct Block {
   std::map<int, Meeting> group_meetings;                      // by first warp
   std::vector<std::function<void()>> deferred;
   std::unique_ptr<BlockState> state;
+  size_t live = 0;  // threads that have not ended
+};
+
+// Blocks that run together.
+struct Cluster {
+  std::vector<std::unique_ptr<Block>> blocks;
+  Meeting barrier;
   std::mt19937_64* random = nullptr;
 };
 
 thread_local const LaunchShape* launch = nullptr;
+thread_local Cluster* cluster = nullptr;
 thread_local Block* block = nullptr;
 thread_local Thread* self = nullptr;
 
@@ -80,17 +94,22 @@ thread_local uint64_t seed = SeedOfEnvironment();
 
 std::string Name(const Thread& thread) {
   std::ostringstream out;
+  const dim3 at = thread.block->index;
   out << "thread (" << thread.index.x << ", " << thread.index.y << ", " << thread.index.z
-      << ") of block (" << block->index.x << ", " << block->index.y << ", " << block->index.z
-      << ")";
+      << ") of block (" << at.x << ", " << at.y << ", " << at.z << ")";
   return out.str();
 }
 
 void Resume(Thread& thread) {
   self = &thread;
+  block = thread.block;
   thread.ready = nullptr;
   thread.fiber = std::move(thread.fiber).resume();
+  if (thread.done && --block->live == 0 && !block->deferred.empty()) {
+    Fail("a block ended while copies to it were under way");
+  }
   self = nullptr;
+  block = nullptr;
 }
 
 // Back to the scheduler until it resumes this thread.
@@ -99,9 +118,11 @@ void Suspend() { *self->scheduler = std::move(*self->scheduler).resume(); }
 [[noreturn]] void Deadlock() {
   std::map<std::string, int> reasons;
   std::string first;
-  for (const Thread& thread : block->threads) {
-    if (thread.done) continue;
-    if (reasons[thread.why]++ == 0) first += "; " + Name(thread) + " waits for " + thread.why;
+  for (const auto& each : cluster->blocks) {
+    for (const Thread& thread : each->threads) {
+      if (thread.done) continue;
+      if (reasons[thread.why]++ == 0) first += "; " + Name(thread) + " waits for " + thread.why;
+    }
   }
   std::ostringstream out;
   out << "emulated kernel cannot go on" << first << " (";
@@ -122,32 +143,60 @@ struct Order {
   }
 };
 
-void RunBlock(std::mt19937_64& random) {
-  block->random = &random;
-  size_t live = block->threads.size();
-  const size_t count = live;
+// One piece of work that was put off, of the block whose number of such the seed picks; false where
+// there is none.
+bool DoDeferred() {
+  size_t left = 0;
+  for (const auto& each : cluster->blocks) left += each->deferred.size();
+  if (left == 0) return false;
+  size_t pick = (*cluster->random)() % left;
+  for (const auto& each : cluster->blocks) {
+    if (pick >= each->deferred.size()) {
+      pick -= each->deferred.size();
+      continue;
+    }
+    std::swap(each->deferred[pick], each->deferred.back());
+    const std::function<void()> work = std::move(each->deferred.back());
+    each->deferred.pop_back();
+    block = each.get();
+    work();
+    block = nullptr;
+    return true;
+  }
+  return false;
+}
+
+void RunThreads(std::mt19937_64& random) {
+  std::vector<Thread*> threads;
+  for (const auto& each : cluster->blocks) {
+    for (Thread& thread : each->threads) threads.push_back(&thread);
+  }
+  const size_t count = threads.size();
+  size_t live = count;
   while (live > 0) {
     bool progressed = false;
     const Order order(random, count);
     for (size_t i = 0; i < count; ++i) {
-      Thread& thread = block->threads[(order.start + i * order.stride) % count];
+      Thread& thread = *threads[(order.start + i * order.stride) % count];
       if (thread.done || (thread.ready != nullptr && !thread.ready(thread.ready_argument)))
         continue;
       Resume(thread);
       progressed = true;
       if (thread.done) --live;
     }
-    if (!block->deferred.empty() && (!progressed || (seed != 0 && random() % 8 == 0))) {
-      std::swap(block->deferred[random() % block->deferred.size()], block->deferred.back());
-      const std::function<void()> work = std::move(block->deferred.back());
-      block->deferred.pop_back();
-      work();
-      progressed = true;
-    }
+    if (!progressed || (seed != 0 && random() % 8 == 0)) progressed |= DoDeferred();
     if (!progressed) Deadlock();
   }
-  if (!block->deferred.empty()) Fail("a block ended while copies to it were under way");
-  if (block->state != nullptr) block->state->Finish();
+}
+
+void RunCluster(std::mt19937_64& random) {
+  cluster->random = &random;
+  RunThreads(random);
+  for (const auto& each : cluster->blocks) {
+    block = each.get();
+    if (block->state != nullptr) block->state->Finish();
+    block = nullptr;
+  }
 }
 
 // Shared memory of its exact size, so that a sanitizer sees the first byte behind it.
@@ -164,11 +213,13 @@ void StartThreads(context::pooled_fixedsize_stack& stacks, const std::function<v
     for (unsigned y = 0; y < shape.y; ++y) {
       for (unsigned x = 0; x < shape.x; ++x) {
         Thread& thread = block->threads.emplace_back();
+        thread.block = block;
         thread.index = {x, y, z};
         thread.linear = static_cast<int>(block->threads.size()) - 1;
       }
     }
   }
+  block->live = block->threads.size();
   for (Thread& thread : block->threads) {
     thread.fiber =
         context::fiber(std::allocator_arg, stacks, [&thread, &kernel](context::fiber&& caller) {
@@ -202,6 +253,17 @@ void WaitForOthers(Meeting& meeting, const char* why) {
   WaitUntil(HasMoved, &wait, why);
 }
 
+void StartBlock(dim3 index, size_t threads, context::pooled_fixedsize_stack& stacks,
+                const std::function<void()>& kernel) {
+  cluster->blocks.push_back(std::make_unique<Block>());
+  block = cluster->blocks.back().get();
+  block->index = index;
+  block->shared = NewShared(launch->shared_bytes);
+  block->threads.reserve(threads);
+  StartThreads(stacks, kernel);
+  block = nullptr;
+}
+
 }  // namespace
 
 void RunKernel(const LaunchShape& shape, const std::function<void()>& kernel) {
@@ -210,20 +272,21 @@ void RunKernel(const LaunchShape& shape, const std::function<void()>& kernel) {
   TANDEM_CHECK(threads >= 1 && threads <= 1024);
   TANDEM_CHECK(shape.grid.x >= 1 && shape.grid.y >= 1 && shape.grid.z >= 1);
   TANDEM_CHECK(shape.grid.y <= 65535 && shape.grid.z <= 65535);
+  TANDEM_CHECK(shape.cluster >= 1 && shape.cluster <= kClusterMax);
+  TANDEM_CHECK_EQ(shape.grid.x % shape.cluster, 0u);
   launch = &shape;
   context::pooled_fixedsize_stack stacks(kStackBytes);
   std::mt19937_64 random(seed);
   for (unsigned z = 0; z < shape.grid.z; ++z) {
     for (unsigned y = 0; y < shape.grid.y; ++y) {
-      for (unsigned x = 0; x < shape.grid.x; ++x) {
-        Block state;
-        state.index = {x, y, z};
-        state.shared = NewShared(shape.shared_bytes);
-        state.threads.reserve(threads);
-        block = &state;
-        StartThreads(stacks, kernel);
-        RunBlock(random);
-        block = nullptr;
+      for (unsigned x = 0; x < shape.grid.x; x += shape.cluster) {
+        Cluster state;
+        cluster = &state;
+        for (unsigned i = 0; i < shape.cluster; ++i) {
+          StartBlock({x + i, y, z}, threads, stacks, kernel);
+        }
+        RunCluster(random);
+        cluster = nullptr;
       }
     }
   }
@@ -255,7 +318,7 @@ unsigned char* SharedPointer(uint32_t address, size_t bytes) {
 }
 
 size_t SharedBytes() { return launch->shared_bytes; }
-uint64_t Random() { return seed == 0 ? 0 : (*block->random)(); }
+uint64_t Random() { return seed == 0 ? 0 : (*cluster->random)(); }
 std::unique_ptr<BlockState>& StateOfBlock() { return block->state; }
 
 void Fail(const char* what) {
@@ -293,6 +356,35 @@ void BarrierArrive(int id, int threads) {
   if (id < 0 || id >= kBarriers) Fail("a barrier's number is not 0 to 15");
   if (Arrive(block->barriers[id], threads)) Leave(block->barriers[id]);
   Yield();
+}
+
+int ClusterRank() { return static_cast<int>(self->block->index.x % launch->cluster); }
+int ClusterBlocks() { return static_cast<int>(launch->cluster); }
+
+void ClusterArrive() {
+  if (self->in_cluster_barrier) Fail("a thread arrives twice at the cluster's barrier");
+  self->in_cluster_barrier = true;
+  self->cluster_generation = cluster->barrier.generation;
+  const int threads = ClusterBlocks() * BlockThreads();
+  if (Arrive(cluster->barrier, threads)) Leave(cluster->barrier);
+  Yield();
+}
+
+void ClusterWait() {
+  if (!self->in_cluster_barrier) Fail("a thread waits at the cluster's barrier, but has not come");
+  std::pair<const Meeting*, uint64_t> wait(&cluster->barrier, self->cluster_generation);
+  WaitUntil(HasMoved, &wait, "the cluster's barrier");
+  self->in_cluster_barrier = false;
+}
+
+void InBlock(int rank, const std::function<void()>& body) {
+  if (rank < 0 || rank >= ClusterBlocks())
+    Fail("a block that is not of this cluster is reached for");
+  Block* const mine = block;
+  block = cluster->blocks[rank].get();
+  if (block->live == 0) Fail("a block is reached for that has ended");
+  body();
+  block = mine;
 }
 
 void Defer(std::function<void()> work) { block->deferred.push_back(std::move(work)); }

@@ -6,6 +6,8 @@
 //   - the order in which threads run changes with the seed, so that a missing barrier shows;
 //   - asynchronous copies happen as late as they may: at the wait for them (async_copy.h), or when
 //     nothing else can go on (Defer);
+//   - blocks of a cluster run at the same time, and one that ends before its last visitor is a
+//     failure;
 //   - a block that can make no progress is a failure that says what its threads wait for.
 // What it cannot show: memory that is seen out of order, speed, and rounding inside tensor cores
 // (its products are exact and summed in f32 in order of k).
@@ -30,9 +32,10 @@ struct dim3 {
 struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes = 0;
+  unsigned cluster = 1;  // blocks along x that run together; divides grid.x
 };
 
-// Runs all blocks of a launch to their end.
+// Runs all blocks of a launch to their end, cluster after cluster.
 void RunKernel(const LaunchShape& shape, const std::function<void()>& kernel);
 
 // Of the launches that follow on this thread. 0: threads run in order; others shuffle them. The
@@ -71,6 +74,16 @@ std::unique_ptr<BlockState>& StateOfBlock();
 // bar.sync and bar.arrive of barrier `id` (0 to 15) with `threads` threads.
 void BarrierSync(int id, int threads);
 void BarrierArrive(int id, int threads);
+
+// Of the calling thread's block among those of its cluster.
+int ClusterRank();
+int ClusterBlocks();
+// All threads of all blocks of the cluster: each arrives, then waits.
+void ClusterArrive();
+void ClusterWait();
+// Calls body() as if in block `rank` of the cluster: its shared memory, its state, its deferred
+// work.
+void InBlock(int rank, const std::function<void()>& body);
 
 // Lets other threads run until ready(argument). `why` appears where nothing can go on.
 void WaitUntil(bool (*ready)(void*), void* argument, const char* why);

@@ -1,9 +1,8 @@
 // mbarriers and the copy engine of the emulator.
-#include "gpu_worker/backend/cuda/simt/hopper.h"
-
 #include <cstring>
 
 #include "gpu_worker/backend/cuda/emulator/hopper_state.h"
+#include "gpu_worker/backend/cuda/simt/hopper_cluster.h"
 #include "gpu_worker/backend/cuda/simt/tensor_map.h"
 #include "lib/base/check.h"
 
@@ -217,6 +216,38 @@ void TmaLoad(void* to, const TensorMap& map, int rank, const int* at, uint64_t* 
     DoLoad(spec, at, target);
     BytesHaveCome(signal, BoxBytes(spec));
   });
+}
+
+void TmaLoadToAll(void* to, const TensorMap& map, int rank, const int* at, uint64_t* barrier,
+                  uint32_t blocks) {
+  if (blocks == 0 || blocks >> ClusterBlocks() != 0) {
+    Fail("a copy to several blocks names some that the cluster does not have");
+  }
+  const uint32_t target = SharedAddress(to), signal = SharedAddress(barrier);
+  for (int i = 0; i < ClusterBlocks(); ++i) {
+    if ((blocks >> i & 1) == 0) continue;
+    InBlock(i, [&] {
+      TmaLoad(SharedPointer(target, 1), map, rank, at,
+              reinterpret_cast<uint64_t*>(SharedPointer(signal, 8)));
+    });
+  }
+}
+
+void MbarrierArriveAt(uint64_t* barrier, int block) {
+  const uint32_t address = SharedAddress(barrier);
+  InBlock(block, [address] {
+    Mbarrier& state = MbarrierAt(address);
+    if (state.pending == 0) Fail("an mbarrier gets more arrivals in a phase than it counts");
+    --state.pending;
+    EndPhaseIfComplete(state);
+  });
+  Yield();
+}
+
+void StoreAt(void* to, int block, const void* from, size_t bytes) {
+  const uint32_t address = SharedAddress(to);
+  if (address % bytes != 0) Fail("a store to another block at an address that is no multiple");
+  InBlock(block, [=] { std::memcpy(SharedPointer(address, bytes), from, bytes); });
 }
 
 void BulkLoad(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {

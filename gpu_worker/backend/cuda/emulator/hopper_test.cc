@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "gpu_worker/backend/cuda/emulator/emulator.h"
+#include "gpu_worker/backend/cuda/simt/hopper_cluster.h"
 #include "gpu_worker/backend/cuda/simt/hopper_wgmma.h"
 #include "gpu_worker/backend/cuda/simt/numbers.h"
 
@@ -171,6 +172,29 @@ TEST(HopperDeathTest, ACopyNobodyWaitsFor) {
                           BulkLoad(SharedMemory(), source, 16, barrier);
                         }),
                "copies to it were under way");
+}
+
+TEST(HopperDeathTest, ABlockThatEndsBeforeAnotherReachesIt) {
+  const emulator::LaunchShape shape = {2, 1, 16, 2};
+  const auto store = [] {
+    if (blockIdx.x == 1) Store16At(SharedMemory(), 0, {});
+  };
+  EXPECT_DEATH(
+      {
+        emulator::SetSeed(0);  // block 0 first
+        emulator::RunKernel(shape, store);
+      },
+      "has ended");
+}
+
+TEST(HopperDeathTest, ABlockThatDoesNotComeToTheClustersBarrier) {
+  const emulator::LaunchShape shape = {2, 1, 16, 2};
+  const auto wait = [] {
+    if (blockIdx.x == 1) return;
+    ClusterArrive();
+    ClusterWait();
+  };
+  EXPECT_DEATH(emulator::RunKernel(shape, wait), "cannot go on.*the cluster's barrier");
 }
 
 TEST(HopperDeathTest, ABoxAtACrookedAddress) {

@@ -1,4 +1,4 @@
-// cp.async: 16 bytes from device memory to shared memory without a register in between, in groups
+// cp.async: 16 or 4 bytes from device memory to shared memory without a register in between, in groups
 // that a thread commits and waits for. In the emulator a copy happens at the wait for its group.
 #pragma once
 
@@ -30,7 +30,30 @@ __device__ __forceinline__ void CopyAsync16(void* to, const void* from, bool val
 #endif
 }
 
-// The same for bytes that are read once (weights): L2 may drop them first.
+// The same for four bytes; neighbours, which are likely to be wanted next, stay in L1.
+__device__ __forceinline__ void CopyAsync4(void* to, const void* from, bool valid = true) {
+#if defined(__CUDACC__)
+  const int bytes = valid ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(SharedAddress(to)), "l"(from),
+               "r"(bytes)
+               : "memory");
+#else
+  unsigned char* const target = emulator::SharedPointer(SharedAddress(to), 4);
+  if (reinterpret_cast<uintptr_t>(to) % 4 != 0 ||
+      (valid && reinterpret_cast<uintptr_t>(from) % 4 != 0)) {
+    emulator::Fail("cp.async of 4 bytes at an address that is no multiple of 4");
+  }
+  emulator::PushCopy([target, from, valid] {
+    if (valid) {
+      std::memcpy(target, from, 4);
+    } else {
+      std::memset(target, 0, 4);
+    }
+  });
+#endif
+}
+
+// As CopyAsync16 for bytes that are read once (weights): L2 may drop them first.
 __device__ __forceinline__ void CopyAsync16Once(void* to, const void* from) {
 #if defined(__CUDACC__)
   // Made anew for every copy: an instruction, where keeping it takes two registers.

@@ -133,6 +133,31 @@ TEST_F(HopperLanguage, NamedBarriersPassAWordBackAndForth) {
   EXPECT_EQ(device_.Download(order, 2), (std::vector<int>{1, 2}));
 }
 
+TEST_F(HopperLanguage, BlocksOfAClusterReachEachOther) {
+  for (const int blocks : {1, 2, 8}) {
+    const std::vector<uint16_t> in = Bf16Values(static_cast<size_t>(blocks) * 8 * 64);
+    const TensorMap map = MakeTensorMap({.element = TensorElement::kBf16,
+                                         .base = device_.Upload(in),
+                                         .rank = 3,
+                                         .sizes = {64, 8 * blocks, 1},
+                                         .strides_bytes = {128, 8 * blocks * 128},
+                                         .box = {64, 8, 1}});
+    auto* const out = device_.Allocate<uint16_t>(blocks * in.size());
+    auto* const words = device_.Allocate<uint32_t>(blocks * blocks * 4);
+    ReachOtherBlocks(map, blocks, out, words, device_.stream());
+    const auto found = device_.Download(out, blocks * in.size());
+    const auto given = device_.Download(words, blocks * blocks * 4);
+    for (int to = 0; to < blocks; ++to) {
+      EXPECT_TRUE(std::equal(in.begin(), in.end(), found.begin() + to * in.size())) << to;
+      for (int from = 0; from < blocks; ++from) {
+        EXPECT_EQ(given[(to * blocks + from) * 4], from);
+        EXPECT_EQ(given[(to * blocks + from) * 4 + 1], to);
+        EXPECT_EQ(given[(to * blocks + from) * 4 + 2], 1);
+      }
+    }
+  }
+}
+
 TEST_F(HopperLanguage, WgmmaOfBf16) {
   for (const int n : {16, 32, 64, 128, 192, 256}) {
     const auto a = Bf16Values(64 * 64), b = Bf16Values(static_cast<size_t>(n) * 64);

@@ -1,3 +1,4 @@
+#include "gpu_worker/backend/cuda/simt/hopper_cluster.h"
 #include "gpu_worker/backend/cuda/simt/hopper_test_kernels.h"
 #include "gpu_worker/backend/cuda/simt/hopper_wgmma.h"
 #include "gpu_worker/backend/cuda/simt/launch.h"
@@ -9,6 +10,7 @@ namespace {
 
 constexpr int kBoxColumns = 64;
 constexpr int kRowBytes = 128;
+constexpr int kReachBoxBytes = 8 * kRowBytes;
 
 // One mbarrier at `barrier`, known to all threads and to the copy engine.
 __device__ __forceinline__ void OneBarrier(uint64_t* barrier) {
@@ -181,6 +183,52 @@ __device__ __forceinline__ void MultiplySteps(unsigned char* a, unsigned char* b
   WgmmaWait<0>(d);
 }
 
+// Two warps a block.
+__global__ void __launch_bounds__(64)
+    ReachOtherBlocksKernel(const __grid_constant__ TensorMap map, int blocks, uint16_t* out,
+                           uint32_t* words) {
+  unsigned char* const boxes = SharedMemory();
+  const int bytes = blocks * kReachBoxBytes, rank = ClusterRank();
+  const int thread = static_cast<int>(threadIdx.x);
+  auto* const given = reinterpret_cast<Words4*>(boxes + bytes);
+  auto* const come = reinterpret_cast<uint64_t*>(given + blocks);
+  uint64_t *const stored = come + 1, *const free = come + 2;
+  if (thread == 0) {
+    MbarrierInit(come, 1);
+    MbarrierInit(stored, static_cast<uint32_t>(blocks));
+    MbarrierInit(free, static_cast<uint32_t>(2 * blocks));
+    MbarrierFenceInit();
+  }
+  ClusterArrive();
+  ClusterWait();
+  for (uint32_t round = 0; round < 2; ++round) {
+    MbarrierWaitCluster(free, (round & 1) ^ 1);
+    if (thread == 0) {
+      MbarrierArriveExpect(come, static_cast<uint32_t>(bytes));
+      TmaLoad3dToAll(boxes + rank * kReachBoxBytes, map, 0, 8 * rank, 0, come, (1u << blocks) - 1);
+    }
+    if (thread < blocks) {
+      const Words4 mine = {{static_cast<uint32_t>(rank), static_cast<uint32_t>(thread), round, 0}};
+      Store16At(given + rank, thread, mine);
+    }
+    FenceCluster();
+    __syncwarp();
+    if (thread < blocks) MbarrierArriveAt(stored, thread);
+    MbarrierWait(come, round & 1);
+    MbarrierWaitCluster(stored, round & 1);
+    for (int i = thread; i < bytes / 2; i += 64) {
+      out[rank * (bytes / 2) + i] = reinterpret_cast<const uint16_t*>(boxes)[i];
+    }
+    if (thread < blocks) {
+      for (int w = 0; w < 4; ++w) words[(rank * blocks + thread) * 4 + w] = given[thread].w[w];
+    }
+    __syncwarp();
+    if (LaneId() < blocks) MbarrierArriveAt(free, LaneId());
+  }
+  ClusterArrive();
+  ClusterWait();
+}
+
 // Two warpgroups: the second loads and gives its registers away.
 template <int kN, Operands kOperands>
 __global__ void __launch_bounds__(256, 1)
@@ -256,6 +304,13 @@ void SumThroughRing(const TensorMap& map, int boxes, int stages, float* sums, St
          stages, sums);
 }
 void PingPong(int* order, Stream stream) { Launch(PingPongKernel, 1, 64, 4, stream, order); }
+
+void ReachOtherBlocks(const TensorMap& map, int blocks, uint16_t* out, uint32_t* words,
+                      Stream stream) {
+  const size_t bytes = static_cast<size_t>(blocks) * (kReachBoxBytes + sizeof(Words4)) + 3 * 8;
+  LaunchClusters(ReachOtherBlocksKernel, blocks, static_cast<unsigned>(blocks), 64, bytes, stream,
+                 map, blocks, out, words);
+}
 
 void WgmmaProduct(int n, const TensorMap& a, const TensorMap& b, float* d, Stream stream) {
   LaunchProductOf<Operands::kShared>(n, a, b, d, stream);

@@ -24,6 +24,13 @@ void SumThroughRing(const TensorMap& map, int boxes, int stages, float* sums, St
 // order [2]: what two warps see that pass a word through named barriers 1 and 2.
 void PingPong(int* order, Stream stream);
 
+// In a cluster of `blocks`: block i brings the box at row 8 i of the map's tensor [8 blocks, 64]
+// bf16 to all of them, and stores 16 bytes of {i, destination, 0, 0} to each. out [blocks, 8 blocks
+// * 64]: what each block has of the tensor; words [blocks, blocks, 4]: what it was given. Twice
+// over, so that a phase follows another.
+void ReachOtherBlocks(const TensorMap& map, int blocks, uint16_t* out, uint32_t* words,
+                      Stream stream);
+
 // d [64, n] f32 = a [64, 64] b [n, 64]^T, bf16.
 void WgmmaProduct(int n, const TensorMap& a, const TensorMap& b, float* d, Stream stream);
 // The same with A from registers.

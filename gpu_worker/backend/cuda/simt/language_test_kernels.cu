@@ -75,7 +75,11 @@ __global__ void F16CodesKernel(float* out) {
 __global__ void CopyKernel(const float* in, float* out, int count, int valid_count) {
   float* const shared = reinterpret_cast<float*>(SharedMemory());
   const int begin = 4 * static_cast<int>(threadIdx.x);
-  if (begin < count) CopyAsync16(shared + begin, in + begin, begin < valid_count);
+  const bool valid = begin < valid_count;
+  if (begin < count && threadIdx.x % 2 == 0) CopyAsync16(shared + begin, in + begin, valid);
+  if (begin < count && threadIdx.x % 2 == 1) {
+    for (int i = 0; i < 4; ++i) CopyAsync4(shared + begin + i, in + begin + i, valid);
+  }
   CommitAsyncCopies();
   WaitAsyncCopies<0>();
   __syncthreads();

@@ -1,4 +1,5 @@
-// Launch: starts a kernel on a stream, on the GPU or in the emulator. Failures to launch are bugs
+// Launch: starts a kernel on a stream, on the GPU or in the emulator; LaunchClusters: in clusters
+// of blocks along x (hopper_cluster.h), grid.x a multiple of them. Failures to launch are bugs
 // (shapes, shared memory) or a broken device: the process ends with a message either way.
 #pragma once
 
@@ -24,20 +25,52 @@ inline constexpr size_t kSharedBytesUnasked = 48 << 10;
 
 #if defined(__CUDACC__)
 
+namespace internal {
+
 template <typename... Parameters, typename... Arguments>
-void Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-            Stream stream, Arguments&&... arguments) {
+void LaunchKernel(void (*kernel)(Parameters...), cudaLaunchConfig_t config,
+                  Arguments&&... arguments) {
   std::tuple<Parameters...> values(std::forward<Arguments>(arguments)...);
   std::array<void*, sizeof...(Parameters)> pointers = std::apply(
       [](auto&... value) { return std::array<void*, sizeof...(Parameters)>{(void*)(&value)...}; },
       values);
-  if (shared_bytes > kSharedBytesUnasked) {
-    TANDEM_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                           cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           static_cast<int>(shared_bytes)));
+  const void* const function = reinterpret_cast<const void*>(kernel);
+  if (config.dynamicSmemBytes > kSharedBytesUnasked) {
+    TANDEM_CUDA_CHECK(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           static_cast<int>(config.dynamicSmemBytes)));
   }
-  TANDEM_CUDA_CHECK(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block,
-                                     pointers.data(), shared_bytes, stream));
+  TANDEM_CUDA_CHECK(cudaLaunchKernelExC(&config, function, pointers.data()));
+}
+
+inline cudaLaunchConfig_t ConfigOf(dim3 grid, dim3 block, size_t shared_bytes, Stream stream) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  return config;
+}
+
+}  // namespace internal
+
+template <typename... Parameters, typename... Arguments>
+void Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+            Stream stream, Arguments&&... arguments) {
+  internal::LaunchKernel(kernel, internal::ConfigOf(grid, block, shared_bytes, stream),
+                         std::forward<Arguments>(arguments)...);
+}
+
+template <typename... Parameters, typename... Arguments>
+void LaunchClusters(void (*kernel)(Parameters...), int blocks_of_cluster, dim3 grid, dim3 block,
+                    size_t shared_bytes, Stream stream, Arguments&&... arguments) {
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = static_cast<unsigned>(blocks_of_cluster);
+  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = internal::ConfigOf(grid, block, shared_bytes, stream);
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  internal::LaunchKernel(kernel, config, std::forward<Arguments>(arguments)...);
 }
 
 #else
@@ -46,6 +79,14 @@ template <typename... Parameters, typename... Arguments>
 void Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
             Stream stream, Arguments&&... arguments) {
   emulator::LaunchKernel({grid, block, shared_bytes}, stream,
+                         std::bind(kernel, Parameters(std::forward<Arguments>(arguments))...));
+}
+
+template <typename... Parameters, typename... Arguments>
+void LaunchClusters(void (*kernel)(Parameters...), int blocks_of_cluster, dim3 grid, dim3 block,
+                    size_t shared_bytes, Stream stream, Arguments&&... arguments) {
+  emulator::LaunchKernel({grid, block, shared_bytes, static_cast<unsigned>(blocks_of_cluster)},
+                         stream,
                          std::bind(kernel, Parameters(std::forward<Arguments>(arguments))...));
 }
 
