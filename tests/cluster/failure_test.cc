@@ -1,5 +1,6 @@
 // What a user sees when a process dies: a clear error in time, a cluster that comes back by itself,
-// nothing left behind. Whether experts are asked through shared memory or gRPC.
+// nothing left behind. Whether experts are asked through shared memory or gRPC, and whatever the
+// GPU worker's backend.
 #include <signal.h>
 
 #include <filesystem>
@@ -15,20 +16,28 @@
 namespace tandem::cluster_test {
 namespace {
 
-constexpr int kTokens = 200;
-constexpr int kKillAtToken = 20;
+struct Setting {
+  std::string name;
+  std::string transport;
+  std::vector<std::string> flags;
+  int tokens = 200;
+  int kill_at_token = 20;
+};
 
-class FailureTest : public testing::TestWithParam<const char*> {
+void PrintTo(const Setting& setting, std::ostream* out) { *out << setting.name; }
+
+class FailureTest : public testing::TestWithParam<Setting> {
  protected:
   void SetUp() override {
     ClusterOptions options;
     options.model = QuizModelPath();
-    options.flags = {absl::StrCat("--expert-transport=", GetParam())};
+    options.flags = GetParam().flags;
+    options.flags.push_back(absl::StrCat("--expert-transport=", GetParam().transport));
     auto cluster = LocalCluster::Start(options);
     ASSERT_TRUE(cluster.ok()) << cluster.status();
     cluster_ = std::make_unique<LocalCluster>(*std::move(cluster));
     client_ = std::make_unique<InferenceClient>(cluster_->address());
-    auto requests = QuizRequests(1, kTokens, 0);
+    auto requests = QuizRequests(1, GetParam().tokens, 0);
     ASSERT_TRUE(requests.ok()) << requests.status();
     request_ = (*requests)[0];
     auto baseline = client_->Generate(request_, absl::Seconds(120));
@@ -44,8 +53,8 @@ class FailureTest : public testing::TestWithParam<const char*> {
       const auto answers = MetricOf(
           admin, absl::StrCat("tandem_engine_expert_answers_total{transport=\"", transport, "\"}"));
       ASSERT_TRUE(answers.ok()) << answers.status();
-      if (transport == GetParam()) {
-        EXPECT_GT(*answers, kTokens);
+      if (transport == GetParam().transport) {
+        EXPECT_GT(*answers, GetParam().tokens);
       } else {
         EXPECT_EQ(*answers, 0);
       }
@@ -100,7 +109,7 @@ TEST_P(FailureTest, KilledExpertWorkerFailsInTimeAndTheClusterRecovers) {
   const ProcessInfo victim = FirstOf("cpu_worker");
   absl::Time killed;
   auto answer = client_->Generate(request_, absl::Seconds(60), [&](int tokens) {
-    if (tokens < kKillAtToken || killed != absl::Time()) return;
+    if (tokens < GetParam().kill_at_token || killed != absl::Time()) return;
     ::kill(victim.pid, SIGKILL);
     killed = absl::Now();
   });
@@ -127,7 +136,7 @@ TEST_P(FailureTest, KilledGpuWorkerIsRestartedAndTheAnswerGoesOnUnchanged) {
   const ProcessInfo victim = FirstOf("gpu_worker");
   bool killed = false;
   auto answer = client_->Generate(request_, absl::Seconds(60), [&](int tokens) {
-    if (tokens < kKillAtToken || killed) return;
+    if (tokens < GetParam().kill_at_token || killed) return;
     ::kill(victim.pid, SIGKILL);
     killed = true;
   });
@@ -148,8 +157,12 @@ TEST_P(FailureTest, DeadlineEndsARequestAndFreesItsPages) {
   ExpectCleanStop();
 }
 
-INSTANTIATE_TEST_SUITE_P(Transports, FailureTest, testing::Values("shm", "grpc"),
-                         [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Transports, FailureTest,
+                         testing::Values(Setting{"shm", "shm", {}}, Setting{"grpc", "grpc", {}}),
+                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Cuda, FailureTest,
+                         testing::Values(Setting{"emulated", "shm", EmulatedCuda(), 6, 2}),
+                         [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace tandem::cluster_test

@@ -1,6 +1,6 @@
 // Same weights, prompt and seed give the same tokens and the same log probabilities, bit for bit,
 // whatever the batch, the number of expert workers, the chunks a prompt is cut into or the way rows
-// travel. Real processes, the model that ships.
+// travel. Real processes, the model that ships; on the host and, emulated, on CUDA.
 #include <filesystem>
 #include <thread>
 
@@ -19,7 +19,7 @@ constexpr int kTokens = 24;
 std::string Ask(InferenceClient& client, const inference::v1::GenerateRequest& request) {
   auto answer = client.Generate(request, absl::Seconds(120));
   if (!answer.ok()) return absl::StrCat("failed: ", answer.status().ToString());
-  if (static_cast<int>(answer->ids.size()) != kTokens) return "failed: wrong number of tokens";
+  if (answer->ids.size() != request.max_tokens()) return "failed: wrong number of tokens";
   return Fingerprint(*answer);
 }
 
@@ -41,9 +41,19 @@ std::vector<std::string> AskAll(const std::string& address,
   return answers;
 }
 
-class InvarianceTest : public testing::TestWithParam<float> {
+using Answers = std::vector<std::string>;
+
+class ClusterRuns : public testing::Test {
  protected:
-  std::vector<std::string> Run(int workers, bool together, std::vector<std::string> flags) {
+  void Prepare(int requests, int tokens, float temperature) {
+    auto made = QuizRequests(requests, tokens, temperature);
+    ASSERT_TRUE(made.ok()) << made.status();
+    requests_ = *std::move(made);
+    ASSERT_EQ(static_cast<int>(requests_.size()), requests);
+  }
+
+  // What a cluster of its own answers.
+  Answers Run(int workers, bool together, std::vector<std::string> flags) {
     ClusterOptions options;
     options.model = QuizModelPath();
     options.cpu_workers = workers;
@@ -56,20 +66,26 @@ class InvarianceTest : public testing::TestWithParam<float> {
     return answers;
   }
 
-  void SetUp() override {
-    auto requests = QuizRequests(kRequests, kTokens, GetParam());
-    ASSERT_TRUE(requests.ok()) << requests.status();
-    requests_ = *std::move(requests);
-    ASSERT_EQ(static_cast<int>(requests_.size()), kRequests);
+  // One after another on one worker: what all other ways must equal.
+  Answers Baseline(std::vector<std::string> flags) {
+    Answers answers = Run(1, /*together=*/false, std::move(flags));
+    EXPECT_EQ(answers.size(), requests_.size());
+    for (const auto& answer : answers)
+      EXPECT_EQ(answer.find("failed"), std::string::npos) << answer;
+    return answers;
   }
 
   std::vector<inference::v1::GenerateRequest> requests_;
 };
 
+class InvarianceTest : public ClusterRuns, public testing::WithParamInterface<float> {
+ protected:
+  void SetUp() override { Prepare(kRequests, kTokens, GetParam()); }
+};
+
 TEST_P(InvarianceTest, SameBitsForBatchWorkersAndChunks) {
-  const auto baseline = Run(1, /*together=*/false, {});
-  ASSERT_EQ(static_cast<int>(baseline.size()), kRequests);
-  for (const auto& answer : baseline) ASSERT_EQ(answer.find("failed"), std::string::npos) << answer;
+  const Answers baseline = Baseline({});
+  ASSERT_FALSE(HasFailure());
   EXPECT_NE(baseline[0], baseline[1]) << "different questions should not answer alike";
   EXPECT_EQ(baseline, Run(1, /*together=*/true, {})) << "batch 16";
   EXPECT_EQ(baseline, Run(2, /*together=*/true, {"--prefill-chunk", "32"})) << "2 workers";
@@ -80,13 +96,10 @@ TEST_P(InvarianceTest, SameBitsForBatchWorkersAndChunks) {
 
 // The same in the number formats whose kernels are not bf16's.
 TEST_P(InvarianceTest, SameBitsInEveryFormatOfLinearLayers) {
-  std::vector<std::vector<std::string>> seen;
+  std::vector<Answers> seen;
   for (const std::string format : {"native", "stored", "fp8", "marlin8", "marlin4"}) {
-    const auto baseline = Run(1, /*together=*/false, {"--linear", format});
-    ASSERT_EQ(static_cast<int>(baseline.size()), kRequests);
-    for (const auto& answer : baseline) {
-      ASSERT_EQ(answer.find("failed"), std::string::npos) << format << ": " << answer;
-    }
+    const Answers baseline = Baseline({"--linear", format});
+    ASSERT_FALSE(HasFailure()) << format;
     for (const auto& other : seen) EXPECT_NE(baseline, other) << format << " is another format";
     seen.push_back(baseline);
     EXPECT_EQ(baseline, Run(2, /*together=*/true,
@@ -96,6 +109,40 @@ TEST_P(InvarianceTest, SameBitsInEveryFormatOfLinearLayers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(GreedyAndSeeded, InvarianceTest, testing::Values(0.0f, 0.9f));
+
+// The CUDA backend in whole clusters: fewer and shorter answers, because its device is emulated.
+struct CudaSetting {
+  std::string name;
+  std::vector<std::string> flags;
+};
+
+void PrintTo(const CudaSetting& setting, std::ostream* out) { *out << setting.name; }
+
+class CudaInvarianceTest : public ClusterRuns, public testing::WithParamInterface<CudaSetting> {
+ protected:
+  void SetUp() override { Prepare(/*requests=*/3, /*tokens=*/3, /*temperature=*/0.9f); }
+  static std::vector<std::string> Flags(const std::vector<std::string>& more) {
+    std::vector<std::string> flags = EmulatedCuda();
+    flags.insert(flags.end(), GetParam().flags.begin(), GetParam().flags.end());
+    flags.insert(flags.end(), more.begin(), more.end());
+    return flags;
+  }
+};
+
+TEST_P(CudaInvarianceTest, SameBitsForBatchWorkersChunksAndHalves) {
+  const Answers baseline = Baseline(Flags({}));
+  ASSERT_FALSE(HasFailure());
+  EXPECT_NE(baseline[0], baseline[1]) << "different questions should not answer alike";
+  EXPECT_EQ(baseline,
+            Run(2, /*together=*/true, Flags({"--prefill-chunk", "48", "--half-batches", "2"})));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Formats, CudaInvarianceTest,
+    testing::Values(CudaSetting{"bf16", {}}, CudaSetting{"bf16_eager", {"--cuda-graphs", "false"}},
+                    CudaSetting{"fp8_hopper", {"--linear", "fp8", "--kernels", "hopper"}},
+                    CudaSetting{"marlin4", {"--linear", "marlin4"}}),
+    [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace tandem::cluster_test

@@ -22,9 +22,9 @@
 namespace tandem::cluster_test {
 namespace {
 
-std::string BinaryDirectory() {
+std::string BuildDirectory() {
   const char* build = std::getenv("TANDEM_BINARY_DIR");
-  return absl::StrCat(build != nullptr ? build : ".", "/bin");
+  return build != nullptr ? build : ".";
 }
 
 absl::StatusOr<nlohmann::json> ReadState(const std::string& directory) {
@@ -58,12 +58,17 @@ std::string Tail(const std::string& path) {
 
 }  // namespace
 
+std::vector<std::string> EmulatedCuda() {
+  return {"--backend", "cuda", "--gpu-worker-program",
+          absl::StrCat(BuildDirectory(), "/tests/cluster/tandem-gpu-worker-emulated")};
+}
+
 absl::StatusOr<LocalCluster> LocalCluster::Start(const ClusterOptions& options) {
   char pattern[] = "/tmp/tandem_cluster_XXXXXX";
   if (::mkdtemp(pattern) == nullptr) return absl::InternalError("cannot make a directory in /tmp");
   LocalCluster cluster;
   cluster.directory_ = pattern;
-  std::vector<std::string> argv = {absl::StrCat(BinaryDirectory(), "/tandem"),
+  std::vector<std::string> argv = {absl::StrCat(BuildDirectory(), "/bin/tandem"),
                                    "up",
                                    "--model",
                                    options.model,

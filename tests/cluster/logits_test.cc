@@ -1,7 +1,8 @@
 // Logits of whole clusters against float64 golden logits of random small models with the fields of
 // V2, V2-Lite, V3, Kimi-K2 and Moonlight (tests/golden/make_logits.py): prompt, then decoding token
 // by token, in f32 from weights to wire, with both attention kernels and one to three expert
-// workers. The tolerance is derived in tests/engine/tolerance.h.
+// workers; on the host and, emulated, on CUDA. The tolerance is derived in
+// tests/engine/tolerance.h.
 #include <cmath>
 #include <filesystem>
 
@@ -15,8 +16,6 @@ namespace tandem::cluster_test {
 namespace {
 
 using gpu_worker::GoldenModel;
-
-constexpr int kWorkersMax = 3;
 
 // The golden folder with a tokenizer beside the weights: the coordinator wants one, and requests on
 // token ids never use it. Removed with the object.
@@ -93,21 +92,21 @@ void CheckAnswer(const GoldenModel& golden, const Answer& answer, double delta) 
   std::printf("  %s: worst row at %.1f %% of its tolerance\n", golden.name.c_str(), 100 * worst);
 }
 
-class ClusterLogitsTest : public testing::TestWithParam<std::string> {};
-
-TEST_P(ClusterLogitsTest, F32MatchesTheOracle) {
-  const GoldenModel golden = gpu_worker::LoadGolden(GetParam());
+void ExpectTheOracle(const std::string& name, const std::vector<int>& worker_counts,
+                     const std::vector<std::string>& flags) {
+  const GoldenModel golden = gpu_worker::LoadGolden(name);
   const double delta = gpu_worker::ToleranceF32(golden);
-  const ModelFolder folder(GetParam());
+  const ModelFolder folder(name);
   const std::vector<uint32_t> prompt(golden.tokens.begin(),
                                      golden.tokens.begin() + golden.prompt_tokens);
   for (const std::string attention : {"flash", "reference"}) {
-    for (int workers = 1; workers <= kWorkersMax; ++workers) {
+    for (const int workers : worker_counts) {
       SCOPED_TRACE(absl::StrCat(attention, ", ", workers, " workers"));
       ClusterOptions options;
       options.model = folder.path();
       options.cpu_workers = workers;
       options.flags = {"--precision", "f32", "--attention", attention};
+      options.flags.insert(options.flags.end(), flags.begin(), flags.end());
       auto cluster = LocalCluster::Start(options);
       ASSERT_TRUE(cluster.ok()) << cluster.status();
       auto request = TokenRequest(prompt, static_cast<int>(golden.tokens.size() - prompt.size()),
@@ -118,6 +117,14 @@ TEST_P(ClusterLogitsTest, F32MatchesTheOracle) {
       EXPECT_TRUE(cluster->Stop().ok());
     }
   }
+}
+
+class ClusterLogitsTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(ClusterLogitsTest, F32MatchesTheOracle) { ExpectTheOracle(GetParam(), {1, 2, 3}, {}); }
+
+TEST_P(ClusterLogitsTest, F32OnCudaMatchesTheOracle) {
+  ExpectTheOracle(GetParam(), {2}, EmulatedCuda());
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, ClusterLogitsTest, testing::ValuesIn(gpu_worker::GoldenNames()),

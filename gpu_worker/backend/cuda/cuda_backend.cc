@@ -13,8 +13,9 @@ namespace tandem::gpu_worker::cuda {
 
 namespace {
 
-// Rows of one Logits call: their f32 logits over the largest vocabulary (163,840) take 21 MB.
-constexpr int64_t kLogitRowsMax = 32;
+// Rows of one ComputeLogits call: their f32 logits over the largest vocabulary (163,840) take 84 MB.
+// The weights of the head are read once a call.
+constexpr int64_t kLogitRowsMax = 128;
 
 }  // namespace
 
@@ -23,7 +24,8 @@ constexpr int64_t kLogitRowsMax = 32;
 size_t CudaBackend::ActivationBytes(const ScratchShape& shape) const {
   DeviceArena count;
   TakeScratch(shape, count);
-  size_t bytes = count.used() + kStepSlots * StepBuffers::BytesFor(shape.step);
+  size_t bytes = count.used() + kStepSlots * StepBuffers::BytesFor(shape.step) +
+                 CudaRowLogits::DeviceBytesFor(LogitsShape());
   for (int slot = 0; slot < kStepSlots; ++slot) {
     const int64_t cols =
         3 * ColsOf(RowShape::kHidden) + ColsOf(RowShape::kQueries) + ColsOf(RowShape::kAttended);
@@ -39,6 +41,8 @@ absl::Status CudaBackend::AllocateAll(const ScratchShape& shape) {
   scratch_ = TakeScratch(shape, arena);
   scratch_memory_ = std::move(arena).Release();
   FillBytes(scratch_memory_.data(), 0, scratch_memory_.bytes(), stream_.get());
+  TANDEM_ASSIGN_OR_RETURN(logits_,
+                          CudaRowLogits::Create(LogitsShape(), scratch_.logits, stream_.get()));
   const size_t cache_bytes = info_.kv_pages * kPageTokens * config_.kv_row_dim() *
                              config_.num_hidden_layers * BytesOf(storage_);
   TANDEM_ASSIGN_OR_RETURN(cache_, AllocateDevice(cache_bytes));
@@ -63,7 +67,7 @@ absl::Status CudaBackend::AllocateAll(const ScratchShape& shape) {
 }
 
 absl::Status CudaBackend::Plan(const DeviceProperties& device) {
-  info_ = {.name = "cuda",
+  info_ = {.name = device.emulated ? "cuda (emulated)" : "cuda",
            .precision = options_.formats.precision,
            .attention = options_.formats.attention,
            .kv_pages = options_.kv_pages,
