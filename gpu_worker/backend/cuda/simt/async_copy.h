@@ -1,5 +1,6 @@
-// cp.async: 16 or 4 bytes from device memory to shared memory without a register in between, in groups
-// that a thread commits and waits for. In the emulator a copy happens at the wait for its group.
+// cp.async: 16 or 4 bytes from device memory to shared memory without a register in between, in
+// groups that a thread commits and waits for. In the emulator a copy happens at the wait for its
+// group.
 #pragma once
 
 #include "gpu_worker/backend/cuda/simt/simt.h"

@@ -192,19 +192,6 @@ TEST(LinearLayout, WordsHoldTheOperandsOfAnMma) {
   }
 }
 
-// The same for fp8, whose inputs PrepareInputs moves: ldmatrix gives lane 4 g + t the bytes 4 t to
-// 4 t + 3 of output g.
-TEST(LinearLayout, Fp8InputsMeetTheirWeights) {
-  std::set<int> places;
-  for (int k = 0; k < 16; ++k) {
-    const int place = Fp8InputPlace(k), t = k / 4, byte = k % 4;
-    // bytes 0 and 2 become b[0]'s halves, 1 and 3 b[1]'s.
-    EXPECT_EQ(place, 2 * t + byte / 2 + 8 * (byte % 2));
-    places.insert(place);
-  }
-  EXPECT_EQ(places.size(), 16u);
-}
-
 TEST(LinearLayout, SplitsAreSensible) {
   for (int64_t outputs = 1; outputs < 140000; outputs += outputs / 3 + 1) {
     for (int64_t inputs = 1; inputs < 40000; inputs += inputs / 3 + 1) {

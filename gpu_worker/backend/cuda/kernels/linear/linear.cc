@@ -23,11 +23,7 @@ Path Choose(Kernels kernels, const DeviceMatrix& w) {
   return w.format.kind == WeightKind::kF32 ? Path::kPortableF32 : Path::kPortable;
 }
 
-// Whether the kernel reads prepared inputs (PrepareInputs) in any case, and whether it may.
-bool AlwaysPrepares(const DeviceMatrix& w) { return w.format.kind == WeightKind::kFp8; }
-bool MayPrepare(Path path, const DeviceMatrix& w) {
-  return AlwaysPrepares(w) || path == Path::kPortable;
-}
+bool IsFp8(const DeviceMatrix& w) { return w.format.kind == WeightKind::kFp8; }
 
 // The portable kernel copies 16 bytes of a row at a time, which have to be aligned, and all of them
 // inputs.
@@ -43,50 +39,51 @@ int64_t SplitsOf(Path path, const DeviceMatrix& w) {
                         std::max(w.batch, w.whole_batch));
 }
 
-// Offsets into the workspace of one chunk of rows; prepared inputs come first.
+// Offsets into the workspace of one chunk of rows; inputs, quantized or copied, come first.
 struct Layout {
   int64_t scales = 0, partials = 0, bytes = 0;
 };
 
 Layout LayoutOf(Path path, const DeviceMatrix& w, int64_t rows) {
-  const int64_t k_padded = RoundUpTo(w.inputs, kInputsMultiple);
+  const int64_t values = w.batch * rows * RoundUpTo(w.inputs, kInputsMultiple);
   Layout layout;
-  if (MayPrepare(path, w)) layout.scales = RoundUpTo(w.batch * rows * k_padded * 2, kAlignBytes);
-  layout.partials = layout.scales;
-  if (AlwaysPrepares(w)) {
-    layout.partials +=
-        w.batch * k_padded / kFp8ScaleBlock * RoundUpTo(rows, kRowTileMax) * int64_t{4};
+  if (IsFp8(w)) {
+    layout.scales = RoundUpTo(values, kAlignBytes);
+    layout.partials = layout.scales + RoundUpTo(values / kFp8ScaleBlock * 4, kAlignBytes);
+  } else if (path == Path::kPortable) {
+    layout.partials = RoundUpTo(values * 2, kAlignBytes);
   }
-  layout.partials = RoundUpTo(layout.partials, kAlignBytes);
   layout.bytes = layout.partials + PartialBytes(w, rows, SplitsOf(path, w));
   return layout;
 }
 
 std::byte* Workspace(const LinearArgs& args) { return static_cast<std::byte*>(args.workspace); }
 
-// Rows from `begin` on.
-Fp8Rows From(const Fp8Rows& x, int64_t inputs, int64_t begin) {
-  if (x.codes == nullptr) return {};
-  const int64_t k_padded = RoundUpTo(inputs, kInputsMultiple);
-  return {x.codes + begin * k_padded, x.scales + begin * (k_padded / kFp8ScaleBlock)};
+// Rows in fp8: those that came so, or the workspace's, quantized now.
+InputRows Quantized(const LinearArgs& args, const InputRows& x, int64_t begin, int64_t rows,
+                    const Layout& layout, Stream stream) {
+  const int64_t k_padded = RoundUpTo(args.w.inputs, kInputsMultiple);
+  const int64_t runs = k_padded / kFp8ScaleBlock;
+  if (args.x_fp8.codes != nullptr) {
+    return {args.x_fp8.codes + begin * k_padded, k_padded, rows * k_padded, Storage::kBf16,
+            args.x_fp8.scales + begin * runs};
+  }
+  auto* const codes = reinterpret_cast<uint8_t*>(Workspace(args));
+  auto* const scales = reinterpret_cast<float*>(Workspace(args) + layout.scales);
+  for (int64_t b = 0; b < args.w.batch; ++b) {
+    QuantizeFp8Rows(static_cast<const uint16_t*>(x.x) + b * x.batch_stride, x.stride, args.w.inputs,
+                    rows, codes + b * rows * k_padded, scales + b * rows * runs, stream);
+  }
+  return {codes, k_padded, rows * k_padded, Storage::kBf16, scales};
 }
 
-InputRows Prepare(const LinearArgs& args, const InputRows& x, const Fp8Rows& x_fp8, int64_t rows,
-                  const Layout& layout, Stream stream) {
-  const PrepareInputsArgs prepare = {
-      .x = x,
-      .x_fp8 = x_fp8,
-      .rows = rows,
-      .inputs = args.w.inputs,
-      .batch = args.w.batch,
-      .quantize = AlwaysPrepares(args.w),
-      .numbers = reinterpret_cast<uint16_t*>(Workspace(args)),
-      .scales = reinterpret_cast<float*>(Workspace(args) + layout.scales),
-      .scale_rows = RoundUpTo(rows, kRowTileMax)};
-  PrepareInputs(prepare, stream);
+// Rows that the portable kernel can read: these, or a copy in the workspace.
+InputRows Readable(const LinearArgs& args, const InputRows& x, int64_t rows, Stream stream) {
+  if (CanBeRead(args)) return x;
+  auto* const to = reinterpret_cast<uint16_t*>(Workspace(args));
   const int64_t k_padded = RoundUpTo(args.w.inputs, kInputsMultiple);
-  return {prepare.numbers, k_padded,       rows * k_padded,
-          Storage::kBf16,  prepare.scales, prepare.scale_rows};
+  CopyInputs(x, rows, args.w.inputs, args.w.batch, to, stream);
+  return {to, k_padded, rows * k_padded, Storage::kBf16, nullptr};
 }
 
 // Rows [begin, begin + rows).
@@ -101,15 +98,14 @@ void LinearChunk(const LinearArgs& args, int64_t begin, int64_t rows, Stream str
   const OutputRows y = {
       static_cast<std::byte*>(args.y) + begin * args.y_stride * BytesOf(args.y_storage),
       args.y_stride, args.y_batch_stride, args.y_storage};
-  const bool prepare = AlwaysPrepares(w) || (path == Path::kPortable && !CanBeRead(args));
-  const InputRows x =
-      prepare ? Prepare(args, given, From(args.x_fp8, w.inputs, begin), rows, layout, stream)
-              : given;
+  const InputRows x = IsFp8(w) ? Quantized(args, given, begin, rows, layout, stream)
+                      : path == Path::kPortable ? Readable(args, given, rows, stream)
+                                                : given;
   if (path == Path::kReference) return LinearReference(w, x, y, rows, stream);
   const PortableArgs portable = {
       .w = w,
       .x = x,
-      .x_inputs = prepare ? RoundUpTo(w.inputs, kInputsMultiple) : w.inputs,
+      .x_inputs = x.x == given.x ? w.inputs : RoundUpTo(w.inputs, kInputsMultiple),
       .y = y,
       .rows = rows,
       .splits = SplitsOf(path, w),

@@ -14,24 +14,13 @@ namespace tandem::gpu_worker::cuda {
 // read again for the next 256 rows cost no time.
 inline constexpr int64_t kRowsAtOnce = 256;
 
-// Rows of scales are rounded up to the largest row tile of the kernels, which copy whole tiles.
-inline constexpr int64_t kRowTileMax = 64;
-
-// Where inputs 0 to 15 of a band of 16 lie after PrepareInputs(quantize). Portable fp8 products
-// take their weights' bytes as they come from ldmatrix: thread t of four has inputs 4t to 4t + 3,
-// of which bytes 0 and 2 make the first operand (mma's inputs 2t, 2t + 1) and bytes 1 and 3 the
-// second (2t + 8, 2t + 9), since those two pairs come out of a word with one mask each. A sum does
-// not care for the order as long as inputs and weights agree.
-TANDEM_HOST_DEVICE constexpr int Fp8InputPlace(int k) { return k / 4 * 2 + k % 4 / 2 + k % 2 * 8; }
-
 // Rows of a chunk as a kernel reads them; strides in values.
 struct InputRows {
   const void* x = nullptr;
   int64_t stride = 0, batch_stride = 0;
   Storage storage = Storage::kBf16;
-  // fp8: of row r and block b of 128 inputs of matrix m, scales[(m * blocks + b) * scale_rows + r].
+  // fp8: x is e4m3 with strides in multiples of 128, and scales[i / 128] that of x[i].
   const float* scales = nullptr;
-  int64_t scale_rows = 0;
 };
 
 struct OutputRows {
@@ -40,28 +29,17 @@ struct OutputRows {
   Storage storage = Storage::kBf16;
 };
 
-// x [rows, x.stride] bf16 to numbers [batch, rows, k_padded] bf16, zeros behind the inputs.
-// quantize: numbers are e4m3's, bit for bit QuantizeFp8Inputs' of lib/kernels/fp8_linear.h, in
-// Fp8InputPlace's order, and `scales` [batch, k_padded / 128, scale_rows] is written for the rows
-// there are; otherwise copies. x_fp8, where it has codes, is read instead of x: quantized already.
-struct PrepareInputsArgs {
-  InputRows x;
-  Fp8Rows x_fp8;
-  int64_t rows = 0, inputs = 0, batch = 1;
-  bool quantize = false;
-  uint16_t* numbers = nullptr;
-  float* scales = nullptr;
-  int64_t scale_rows = 0;
-};
-void PrepareInputs(const PrepareInputsArgs& args, Stream stream);
+// x [batch][rows, x.stride] bf16 to `to` [batch, rows, k_padded] bf16, zeros behind the inputs.
+void CopyInputs(const InputRows& x, int64_t rows, int64_t inputs, int64_t batch, uint16_t* to,
+                Stream stream);
 
-// All five formats, bf16 or f32 inputs (fp8: prepared ones). Sums are in the order of lib/kernels,
+// All five formats, bf16 or f32 inputs (fp8: quantized ones). Sums are in the order of lib/kernels,
 // so that its bits are those of LinearF32, LinearBf16, LinearFp8 and LinearMarlin.
 void LinearReference(const DeviceMatrix& w, const InputRows& x, const OutputRows& y, int64_t rows,
                      Stream stream);
 
 // The weight-streaming family (portable_layout.h). x: bf16 whose rows begin at multiples of 16
-// bytes and of which x_inputs may be read, a multiple of 8; fp8: prepared, with scales. splits:
+// bytes and of which x_inputs may be read, a multiple of 8; fp8: quantized, with scales. splits:
 // parts of the sums over the inputs; `partials` (f32, PartialBytes) where it is not 1. f32 weights:
 // any x, no splits.
 struct PortableArgs {

@@ -256,20 +256,14 @@ void LinearProblem::RunSplit(const LinearArgs& args, DeviceForTest& device) cons
                            .splits = splits,
                            .partials = nullptr};
   if (w.format.kind == WeightKind::kFp8) {
-    const int64_t scale_rows = RoundUpTo(args.rows, kRowTileMax);
-    const PrepareInputsArgs prepare = {
-        .x = portable.x,
-        .x_fp8 = {},
-        .rows = args.rows,
-        .inputs = w.inputs,
-        .batch = w.batch,
-        .quantize = true,
-        .numbers = device.Allocate<uint16_t>(w.batch * args.rows * k_padded),
-        .scales = device.Allocate<float>(w.batch * k_padded / 128 * scale_rows),
-        .scale_rows = scale_rows};
-    PrepareInputs(prepare, device.stream());
-    portable.x = {prepare.numbers, k_padded,       args.rows * k_padded,
-                  Storage::kBf16,  prepare.scales, scale_rows};
+    auto* const codes = device.Allocate<uint8_t>(w.batch * args.rows * k_padded);
+    auto* const scales = device.Allocate<float>(w.batch * args.rows * k_padded / 128);
+    for (int64_t b = 0; b < w.batch; ++b) {
+      QuantizeFp8Rows(static_cast<const uint16_t*>(args.x) + b * args.x_batch_stride, args.x_stride,
+                      w.inputs, args.rows, codes + b * args.rows * k_padded,
+                      scales + b * args.rows * k_padded / 128, device.stream());
+    }
+    portable.x = {codes, k_padded, args.rows * k_padded, Storage::kBf16, scales};
     portable.x_inputs = k_padded;
   }
   const int64_t bytes = PartialBytes(w, args.rows, splits);

@@ -2,6 +2,8 @@
 // include this: one format each, which the compiler takes long enough for.
 #pragma once
 
+#include <type_traits>
+
 #include "gpu_worker/backend/cuda/kernels/linear/decode.h"
 #include "gpu_worker/backend/cuda/kernels/linear/portable_launch.h"
 #include "gpu_worker/backend/cuda/kernels/linear/portable_layout.h"
@@ -71,22 +73,23 @@ class StageCopies {
   using Shape = PortableShape<kKind, kRows>;
 
   __device__ __forceinline__ StageCopies(const KernelArgs& args, const Work& work)
-      : args_(args), inputs_left_(static_cast<int>(args.x_inputs) - work.k_begin - InRow() * 8) {
+      : args_(args),
+        inputs_left_(static_cast<int>(args.x_inputs) - work.k_begin - InRow() * kChunkInputs) {
     const int64_t k0 = work.k_begin;
     weights_ = args.weights + work.matrix * args.weight_bytes +
                TileIndex(k0, work.n0, args.n_padded) * Shape::kTileBytes +
                Band() * BandBytes(args.n_padded) + InBand() * kChunk;
     // Tiles that the matrix does not have are not copied.
     has_weights_ = InBand() < work.tiles * kTileChunks;
-    x_ = static_cast<const Bf16*>(args.x.x) + work.matrix * args.x.batch_stride +
-         (work.row0 + Row()) * args.x.stride + k0 + InRow() * 8;
+    x_ = static_cast<const Input*>(args.x.x) + work.matrix * args.x.batch_stride +
+         (work.row0 + Row()) * args.x.stride + k0 + InRow() * kChunkInputs;
     rows_left_ = static_cast<int>(args.rows) - work.row0 - Row();
     if constexpr (kKind == WeightKind::kFp8) {
-      const int64_t block = work.matrix * (args.k_padded / kFp8ScaleBlock) + k0 / kFp8ScaleBlock;
-      scales_ = reinterpret_cast<const unsigned char*>(args.x.scales + block * args.x.scale_rows +
-                                                       work.row0) +
-                Thread() * kChunk;
-      has_scales_ = Thread() < kRows / 4;
+      const int64_t run =
+          work.matrix * args.x.batch_stride + (work.row0 + Thread()) * args.x.stride + k0;
+      scales_ = reinterpret_cast<const unsigned char*>(args.x.scales + run / kFp8ScaleBlock);
+      // Rows behind the last have none; what their place holds goes to sums that nobody stores.
+      has_scales_ = Thread() < kRows && work.row0 + Thread() < args.rows;
     } else if constexpr (IsIntKind(kKind)) {
       const int group = Thread() / kGroupChunks, in_group = Thread() % kGroupChunks;
       scales_ = args.scales + work.matrix * args.scale_bytes +
@@ -100,7 +103,7 @@ class StageCopies {
     CopySteps steps;
     steps.weights = kBandsAtOnce * BandBytes(args.n_padded);
     steps.rows = kRowsAtOnceCopied * args.x.stride;
-    if constexpr (kKind == WeightKind::kFp8) steps.scales = args.x.scale_rows * 4;
+    if constexpr (kKind == WeightKind::kFp8) steps.scales = sizeof(float);
     if constexpr (IsIntKind(kKind)) steps.scales = kSplitInputs / args.group * args.n_padded * 2;
     return steps;
   }
@@ -118,7 +121,7 @@ class StageCopies {
 
     unsigned char* const x_to =
         stage + Shape::kInputsAt + InputChunkPlace(Row(), InRow(), kRowChunks) * kChunk;
-    const Bf16* from = x_;
+    const Input* from = x_;
 #pragma unroll
     for (int i = 0; i < kRowSteps; ++i, from += args_.steps.rows) {
       if (i * kRowsAtOnceCopied + Row() >= kRows) continue;
@@ -128,14 +131,20 @@ class StageCopies {
     x_ += Shape::kInputs;
     inputs_left_ -= static_cast<int>(Shape::kInputs);
 
-    if constexpr (Shape::kScaleBytes > 0) {
+    if constexpr (kKind == WeightKind::kFp8) {
+      // A thread's row's; those of the next stages lie beside it.
+      if (has_scales_) CopyAsync4(stage + Shape::kScalesAt + Thread() * 4, scales_);
+      scales_ += args_.steps.scales;
+    } else if constexpr (Shape::kScaleBytes > 0) {
       if (has_scales_) CopyAsync16(stage + Shape::kScalesAt + Thread() * kChunk, scales_);
       scales_ += args_.steps.scales;
     }
   }
 
  private:
-  // Prepared inputs are as many as weights.
+  using Input = std::conditional_t<kKind == WeightKind::kFp8, uint8_t, Bf16>;
+  static constexpr int kChunkInputs = kChunk / static_cast<int>(sizeof(Input));
+  // Quantized inputs are as many as weights.
   static constexpr bool kPaddedInputs = kKind == WeightKind::kFp8;
   static constexpr int kTileChunks = static_cast<int>(Shape::kTileBytes) / kChunk;
   static constexpr int kBandChunks = kWarpsAlongOutputs * kTileChunks;
@@ -160,7 +169,7 @@ class StageCopies {
 
   const KernelArgs& args_;
   const unsigned char* weights_;
-  const Bf16* x_;
+  const Input* x_;
   const unsigned char* scales_ = nullptr;
   int rows_left_, inputs_left_;  // from the thread's first on
   bool has_weights_, has_scales_ = false;
@@ -184,8 +193,22 @@ struct Operands {
   __device__ __forceinline__ void Inputs(int band, int m, uint32_t (&a)[4]) const {
     constexpr int kRowChunks = static_cast<int>(Shape::kInputRowBytes) / kChunk;
     const int lane = LaneId();
-    const int place = InputChunkPlace(16 * m + lane % 16, 2 * band + lane / 16, kRowChunks);
-    LoadMatrix<4>(a, stage + Shape::kInputsAt + place * kChunk);
+    if constexpr (kKind == WeightKind::kFp8) {
+      // Thread t of four has inputs 4 t to 4 t + 3, of inputs as of weights: which products an mma
+      // adds at which place does not matter as long as the two agree.
+      const int place = InputChunkPlace(16 * m + lane % 16, band, kRowChunks);
+      uint32_t rows[2], halves[2];
+      LoadMatrix<2>(rows, stage + Shape::kInputsAt + place * kChunk);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        DecodeFp8(rows[i], halves);
+        a[i] = halves[0];
+        a[2 + i] = halves[1];
+      }
+    } else {
+      const int place = InputChunkPlace(16 * m + lane % 16, 2 * band + lane / 16, kRowChunks);
+      LoadMatrix<4>(a, stage + Shape::kInputsAt + place * kChunk);
+    }
   }
 
   __device__ __forceinline__ const unsigned char* Tile(int band) const {

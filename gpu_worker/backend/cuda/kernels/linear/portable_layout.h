@@ -50,7 +50,8 @@ struct PortableShape {
   static constexpr int64_t kTileBytes = kTileInputs * kTileOutputs * WeightBits(kKind) / 8;
   static constexpr int64_t kBandBytes = kWarpsAlongOutputs * kTileBytes;
   static constexpr int64_t kWeightBytes = kBands * kBandBytes;
-  static constexpr int64_t kInputRowBytes = kInputs * 2;
+  // fp8: e4m3, as weights are; else bf16.
+  static constexpr int64_t kInputRowBytes = kInputs * (kKind == WeightKind::kFp8 ? 1 : 2);
   static constexpr int64_t kInputBytes = kRows * kInputRowBytes;
   // fp8: a scale a row. int: of up to two groups, a bf16 an output.
   static constexpr int64_t kScaleBytes = kKind == WeightKind::kFp8 ? kRows * 4

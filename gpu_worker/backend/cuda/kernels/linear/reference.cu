@@ -45,6 +45,17 @@ struct Weights {
   }
 };
 
+// An input's number; fp8: without its run's scale.
+template <WeightKind kKind>
+__device__ __forceinline__ float NumberAt(const InputRows& x, int64_t matrix, int64_t row,
+                                          int64_t k) {
+  if constexpr (kKind == WeightKind::kFp8) {
+    return FromE4m3(static_cast<const uint8_t*>(x.x)[matrix * x.batch_stride + row * x.stride + k]);
+  } else {
+    return InputAt(x, matrix, row, k);
+  }
+}
+
 // The tree of lib/kernels: l and l + kWidth, then half as far apart.
 template <int kWidth>
 __device__ __forceinline__ void SumPairs(float (&sum)[kLanes]) {
@@ -70,14 +81,13 @@ __global__ void __launch_bounds__(kThreads, 8) ReferenceLinearKernel(ReferenceAr
 #pragma unroll
     for (int l = 0; l < kLanes; ++l) {
       if (k + l >= args.inputs) continue;
-      const int64_t x_place = kKind == WeightKind::kFp8 ? k + Fp8InputPlace(l) : k + l;
-      part[l] = fmaf(InputAt(args.x, matrix, row, x_place), weights.At(k + l, n), part[l]);
+      part[l] = fmaf(NumberAt<kKind>(args.x, matrix, row, k + l), weights.At(k + l, n), part[l]);
     }
     if constexpr (kKind == WeightKind::kFp8) {
       if ((k + kLanes) % kFp8ScaleBlock != 0 && k + kLanes < args.inputs) continue;
-      const int64_t block = k / kFp8ScaleBlock, blocks = args.k_padded / kFp8ScaleBlock;
+      const int64_t x_at = matrix * args.x.batch_stride + row * args.x.stride + k;
       const float scale =
-          args.x.scales[(matrix * blocks + block) * args.x.scale_rows + row] *
+          args.x.scales[x_at / kFp8ScaleBlock] *
           reinterpret_cast<const float*>(weights.scales)[Fp8ScalePlace(k, n, args.k_padded)];
 #pragma unroll
       for (int l = 0; l < kLanes; ++l) {
