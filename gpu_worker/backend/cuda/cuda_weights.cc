@@ -196,11 +196,12 @@ class WeightWalk {
                             DeviceFormat(FormatOf(role, layer), formats_.precision));
     if (own.empty()) return DeviceMatrix{};
     // Weights that share a scale stay together; a share that begins amid them would need the
-    // neighbour's.
+    // neighbour's. The plan sees to it, except between heads.
     if (format.kind == WeightKind::kFp8 && own.begin % kernels::kFp8Block != 0) {
-      return absl::UnimplementedError(absl::StrCat(
-          "expected rank ", rank_, "'s share of ", ModulePath(role, layer),
-          " to begin at a multiple of ", kernels::kFp8Block, " outputs in fp8, found ", own.begin));
+      return absl::UnimplementedError(
+          absl::StrCat("expected rank ", rank_, "'s share of ", ModulePath(role, layer),
+                       " to begin at a multiple of ", kernels::kFp8Block, " outputs in fp8, found ",
+                       own.begin, ", a head's; use fewer ranks"));
     }
     const auto make = [&](int64_t) -> absl::StatusOr<PackedMatrix> {
       if (format.kind == WeightKind::kFp8 && IsFp8InBlocks(*matrix)) return TakeFp8(*matrix, own);

@@ -156,7 +156,8 @@ absl::StatusOr<HostWeights> LoadHostWeights(const ModelWeights& weights,
   const bool tied = weights.lm_head.view.data == weights.embedding.view.data;
   const LinearKernel head = options.FormatOf(ModulePath(R::kLmHead)).kernel;
   const bool bf16 = head == LinearKernel::kNative || head == LinearKernel::kOneDnn;
-  if (!tied || !bf16 || plan.ranks() > 1) {
+  host.head_is_embedding = tied && bf16 && plan.ranks() == 1;
+  if (!host.head_is_embedding) {
     TANDEM_ASSIGN_OR_RETURN(host.lm_head,
                             loader.Linear(R::kLmHead, 0, weights.lm_head, &host.vocab_split));
   } else {

@@ -37,9 +37,10 @@ struct HostWeights {
   Split embedding_split;
   std::vector<HostLayer> layers;
   std::vector<float> final_norm;  // [hidden]
-  HostLinear lm_head;             // [vocab, hidden]; empty when it is the embedding
+  HostLinear lm_head;             // [vocab, hidden]; empty when it is the embedding, or no share
   Split vocab_split;
-  const HostLinear& head() const { return lm_head.empty() ? embedding : lm_head; }
+  bool head_is_embedding = false;
+  const HostLinear& head() const { return head_is_embedding ? embedding : lm_head; }
   int64_t size_bytes() const;
 };
 

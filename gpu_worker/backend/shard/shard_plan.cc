@@ -33,10 +33,10 @@ Split Split::Scaled(int64_t scale) const {
   return Split(std::move(scaled));
 }
 
-Split SplitOutputs(int64_t outputs, int64_t multiple, int ranks) {
+Split SplitOutputs(int64_t outputs, int64_t multiple, int ranks, int64_t finest) {
   TANDEM_CHECK(outputs > 0 && multiple > 0 && ranks > 0);
   TANDEM_CHECK_EQ(multiple & (multiple - 1), 0);
-  while (multiple > 1 && CeilDiv(outputs, multiple) < ranks) multiple /= 2;
+  while (multiple > finest && CeilDiv(outputs, multiple) < ranks) multiple /= 2;
   const int64_t units = CeilDiv(outputs, multiple);
   std::vector<ShardRange> ranges;
   for (int64_t r = 0; r < ranks; ++r) {
@@ -135,9 +135,9 @@ Split ShardPlan::SplitOf(TensorRole role, int64_t outputs, const ShardNeeds& nee
       TANDEM_CHECK_EQ(outputs % heads_total_, 0);
       return heads_.Scaled(outputs / heads_total_);
     case ShardKind::kOutputs:
-      return SplitOutputs(outputs, needs.multiple, ranks());
+      return SplitOutputs(outputs, needs.multiple, ranks(), needs.block);
     case ShardKind::kColumns:
-      return SplitOutputs(hidden_, needs.multiple, ranks());
+      return SplitOutputs(hidden_, needs.multiple, ranks(), needs.block);
   }
   base::CheckFailed(__FILE__, __LINE__, "a kind that is none of the above");
 }

@@ -46,13 +46,16 @@ class Split {
 
 // [0, outputs) over `ranks`, in order, each range but the last ending at a multiple of `multiple`
 // (a power of two), as even as whole multiples allow. Where there are fewer multiples than
-// ranks a smaller power of two is used, so that no rank is idle while there are outputs enough.
-Split SplitOutputs(int64_t outputs, int64_t multiple, int ranks);
+// ranks a smaller power of two is used, so that no rank is idle while there are outputs enough;
+// but none below `finest`, whatever that leaves idle.
+Split SplitOutputs(int64_t outputs, int64_t multiple, int ranks, int64_t finest = 1);
 
 // What a number format asks of the places where outputs are cut.
 struct ShardNeeds {
   int64_t multiple = 1;  // best cut at multiples of this: a cut elsewhere costs padding
-  int64_t block = 1;     // outputs that are quantized or computed together and only as a whole
+  // Outputs that are quantized or computed together and only as a whole. Only cuts between heads
+  // may go through a block: HeldRange.
+  int64_t block = 1;
 };
 ShardNeeds ShardNeedsOf(const LinearFormat& format);
 // For two layers that must be cut alike (gate and up).

@@ -84,11 +84,11 @@ void ExpectCoversOnce(const Split& split, int64_t total) {
 
 void ExpectEvenAndAligned(const Split& split, int64_t total, const ShardNeeds& needs) {
   int64_t multiple = needs.multiple;
-  while (multiple > 1 && (total + multiple - 1) / multiple < split.ranks()) multiple /= 2;
+  while (multiple > needs.block && (total + multiple - 1) / multiple < split.ranks()) multiple /= 2;
   for (int r = 0; r < split.ranks(); ++r) {
     EXPECT_TRUE(split.of(r).end == total || split.of(r).end % multiple == 0);
     EXPECT_LE(split.part_max() - split.of(r).size(), 2 * multiple - 1);
-    EXPECT_TRUE(total < split.ranks() || !split.of(r).empty());
+    EXPECT_TRUE((total + needs.block - 1) / needs.block < split.ranks() || !split.of(r).empty());
   }
 }
 
@@ -133,6 +133,9 @@ void ExpectGoodPlan(const ModelConfig& config, int ranks, const LinearFormat& fo
       EXPECT_GE(held.end, own.end);
       EXPECT_LT(held.size() - own.size(), 2 * needs.block);
       if (own.empty()) continue;
+      if (ShardKindOf(layer.role) != ShardKind::kHeads) {
+        EXPECT_EQ(held, own);
+      }
       EXPECT_EQ(held.begin % needs.block, 0);
       EXPECT_TRUE(held.end % needs.block == 0 || held.end == layer.outputs);
     }
@@ -207,10 +210,39 @@ TEST(ShardPlanTest, FewOutputsAreCutFiner) {
   EXPECT_EQ(SplitOutputs(256, 128, 4).of(1), (ShardRange{64, 128}));
   EXPECT_EQ(SplitOutputs(10, 128, 4).of(1), (ShardRange{2, 4}));  // five pairs
   EXPECT_EQ(SplitOutputs(10, 128, 4).part_max(), 4);
-  EXPECT_EQ(SplitOutputs(10944, 64, 2).of(0), (ShardRange{0, 85 * 64}));  // 171 tiles of 64
+  EXPECT_EQ(SplitOutputs(10944, 64, 2).of(0), (ShardRange{0, 85 * 64}));    // 171 tiles of 64
+  EXPECT_EQ(SplitOutputs(256, 128, 4, 128).of(3), (ShardRange{128, 256}));  // but not a block
+  EXPECT_EQ(SplitOutputs(256, 128, 4, 128).of(2), (ShardRange{128, 128}));
   const Split two = SplitOutputs(2, 1, 4);  // fewer outputs than ranks: some have none
   EXPECT_EQ(two.part_max(), 1);
   ExpectCoversOnce(two, 2);
+}
+
+// DeepSeek-V2-Lite's FFNs in fp8, whose sizes are no multiples of 128 times the ranks: 85.5 blocks
+// for dense layers, 22 for shared experts.
+TEST(ShardPlanTest, V2LiteInFp8BeginsWithBlocks) {
+  ModelConfig c;
+  c.num_attention_heads = 16;
+  c.qk_nope_head_dim = 128;
+  c.qk_rope_head_dim = 64;
+  c.v_head_dim = 128;
+  c.hidden_size = 2048;
+  const ShardNeeds fp8 = ShardNeedsOf(LinearKernel::kFp8);
+  const ShardPlan four = ShardPlan::Make(c, 4).value(), eight = ShardPlan::Make(c, 8).value();
+  EXPECT_EQ(four.SplitOf(R::kDenseGate, 10944, fp8),
+            Split({{0, 2688}, {2688, 5504}, {5504, 8192}, {8192, 10944}}));
+  EXPECT_EQ(four.SplitOf(R::kSharedGate, 2816, fp8),
+            Split({{0, 640}, {640, 1408}, {1408, 2048}, {2048, 2816}}));
+  for (const ShardPlan* plan : {&four, &eight}) {
+    for (const R role : {R::kQ, R::kO, R::kDenseGate, R::kDenseDown, R::kSharedUp}) {
+      const int64_t outputs = role == R::kQ           ? 16 * 192
+                              : role == R::kDenseGate ? 10944
+                              : role == R::kSharedUp  ? 2816
+                                                      : 2048;
+      const Split split = plan->SplitOf(role, outputs, fp8);
+      for (int r = 0; r < plan->ranks(); ++r) EXPECT_EQ(split.of(r).begin % 128, 0);
+    }
+  }
 }
 
 TEST(ShardPlanTest, RefusesWhatDoesNotDivide) {
