@@ -55,7 +55,8 @@ GpuWork MakeSwiGlu(const RowShape& s, int64_t rows, DeviceData* data) {
   const auto gates = Inputs(work.copies, values, data), ups = Inputs(work.copies, values, data);
   void* const out = data->Bytes(values * 2);
   work.launch = [=](int copy) {
-    cuda::SwiGlu(kBf16, gates[copy], ups[copy], values, out, data->stream());
+    cuda::SwiGlu({kBf16, gates[copy], ups[copy], s.inter, s.inter, rows, out, s.inter},
+                 data->stream());
   };
   return work;
 }
@@ -103,9 +104,7 @@ GpuWork MakeTopLogits(const RowShape& s, int64_t rows, DeviceData* data) {
   cuda::TopLogitsArgs args = {.rows = rows, .vocab = s.vocab, .k = kCandidates};
   args.values = static_cast<float*>(data->Bytes(rows * kCandidates * 4));
   args.ids = static_cast<uint32_t*>(data->Bytes(rows * kCandidates * 4));
-  args.log_sums = static_cast<float*>(data->Bytes(rows * 4));
-  args.workspace_bytes = cuda::TopLogitsWorkspaceBytes(rows, s.vocab, kCandidates);
-  args.workspace = data->Bytes(args.workspace_bytes);
+  args.not_finite = static_cast<uint32_t*>(data->Bytes(rows * 4));
   args.workspace_bytes = cuda::TopLogitsWorkspaceBytes(rows, s.vocab, kCandidates);
   args.workspace = data->Bytes(static_cast<int64_t>(args.workspace_bytes));
   work.launch = [=](int copy) mutable {

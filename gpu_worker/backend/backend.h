@@ -2,7 +2,7 @@
 // device. The engine speaks in steps of the network ("norm", "project and cache", "attend"); where
 // the rows lie, how weights are packed and which kernel runs is the backend's business, so nothing
 // here assumes that activations are readable by the CPU. Only what leaves the device is host
-// memory: router choices, rows for the wire, logits.
+// memory: router choices, rows for the wire, what is asked about logits.
 //
 // Two steps may be in flight, one in each slot: while the rows of one are away at the expert
 // workers the device works on the other. Calls return before the device is done, except where they
@@ -19,6 +19,8 @@
 #include <span>
 #include <string>
 #include <vector>
+
+#include "gpu_worker/backend/row_logits.h"
 
 namespace tandem::gpu_worker {
 
@@ -71,7 +73,7 @@ struct BackendInfo {
   AttentionKernel attention = AttentionKernel::kFlash;
   int64_t kv_pages = 0;
   int64_t rows_max = 0;        // rows of one step
-  int64_t logit_rows_max = 0;  // rows of one Logits call
+  int64_t logit_rows_max = 0;  // rows of one ComputeLogits call
   // Whether calls return before the device is done. The caller then hands over the shared expert
   // before it waits for the rows to send, else after they are sent.
   bool asynchronous = false;
@@ -150,9 +152,10 @@ class Backend {
   // x += shared + the slot's RoutedRows, one rounding.
   virtual void AddMoe(const DeviceRows& shared, DeviceRows& x) = 0;
 
-  // Final norm and logits of the given rows (at most logit_rows_max, of either slot): logits
-  // [rows.size(), vocab] f32 in host memory.
-  virtual void Logits(std::span<const LogitRow> rows, std::vector<float>* logits) = 0;
+  // Final norm and f32 logits of the given rows (at most logit_rows_max, of either slot). They stay
+  // where the device has them, to be asked about until the next call of this; the same object each
+  // time, the backend's.
+  virtual RowLogits& ComputeLogits(std::span<const LogitRow> rows) = 0;
 
   // Whether to note when the device does what. Off at first.
   virtual void NoteDeviceSpans(bool on) = 0;

@@ -213,11 +213,11 @@ void Forward::FinishExperts(Half& half, const RouterProbe& probe) {
   Scatter(half.choice.weights, half.batch.rows, k, choice.weights);
 }
 
-void Forward::Logits(std::span<const int64_t> row_ids, std::vector<float>* logits) {
+RowLogits& Forward::ComputeLogits(std::span<const int64_t> row_ids) {
   const TraceScope traced(options_.trace, "logits");
   std::vector<LogitRow> rows;
   for (const int64_t row : row_ids) rows.push_back(logit_rows_[row]);
-  backend_.Logits(rows, logits);
+  return backend_.ComputeLogits(rows);
 }
 
 // A sequence with a failed row has incomplete keys from here on: its other rows are lost as well.

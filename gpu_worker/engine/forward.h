@@ -52,8 +52,8 @@ class Forward {
   absl::Status Run(const StepBatch& step, std::span<const int64_t> owners, absl::Time deadline,
                    std::vector<absl::Status>* row_status, const RouterProbe& probe = {});
 
-  // Logits [row_ids.size(), vocab] of the last Run's rows, at most logit_rows_max at once.
-  void Logits(std::span<const int64_t> row_ids, std::vector<float>* logits);
+  // Logits of the last Run's rows, at most logit_rows_max at once: Backend::ComputeLogits.
+  RowLogits& ComputeLogits(std::span<const int64_t> row_ids);
 
   const ForwardTimes& times() const { return times_; }  // of the last Run
   int halves() const { return halves_; }                // of the last Run: 1 or 2

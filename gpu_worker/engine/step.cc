@@ -161,7 +161,7 @@ void Engine::SampleAll(std::span<const Work> works, std::span<absl::Status> stat
       const Work& work = works[chosen[begin + i]];
       rows.push_back(work.row_begin + work.slice->token_ids_size() - 1);
     }
-    forward_.Logits(rows, &logits_);
+    forward_.ComputeLogits(rows).Rows(RowRange(0, static_cast<int64_t>(count)), &logits_);
     const TraceScope traced(trace_, "sampling");
     for (size_t i = 0; i < count; ++i) {
       const int64_t index = chosen[begin + i];
@@ -185,7 +185,8 @@ absl::Status Engine::AddPromptLogprobs(const Work& work, SliceResult* result) {
   if (!before.empty()) *result->add_prompt_logprobs() = Logprobs(before, slice.token_ids(0), top);
   for (int64_t begin = 0; begin < rows; begin += group_max) {
     const int64_t count = std::min(group_max, rows - begin);
-    forward_.Logits(RowRange(work.row_begin + begin, count), &logits_);
+    forward_.ComputeLogits(RowRange(work.row_begin + begin, count))
+        .Rows(RowRange(0, count), &logits_);
     const TraceScope traced(trace_, "log probabilities");
     for (int64_t i = 0; i < count; ++i) {
       const std::span<const float> row(logits_.data() + i * vocab, vocab);

@@ -103,7 +103,7 @@ LogitRows Harness::Run(const std::vector<Piece>& pieces, const RouterProbe& prob
   LogitRows logits;
   std::vector<float> row;
   for (int64_t r = 0; r < step.rows(); ++r) {
-    forward.Logits(std::vector<int64_t>{r}, &row);
+    forward.ComputeLogits(std::vector<int64_t>{r}).Rows(std::vector<int64_t>{0}, &row);
     logits.push_back(row);
   }
   return logits;

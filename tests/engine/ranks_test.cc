@@ -287,7 +287,8 @@ TEST(RanksInTimeTest, ARankThatLeavesIsNamedInTime) {
   backend->Norm(0, NormSite::kBeforeFfn, *x, *h);
   backend->AddDenseFfn(0, *h, *x);
   std::vector<float> logits;
-  backend->Logits(std::vector<LogitRow>{{x.get(), 1}}, &logits);
+  backend->ComputeLogits(std::vector<LogitRow>{{x.get(), 1}})
+      .Rows(std::vector<int64_t>{0}, &logits);
   EXPECT_TRUE(logits.empty());
   EXPECT_LT(absl::Now() - begin, absl::Seconds(3)) << "not when the rank was back";
   EXPECT_EQ(failure.code(), absl::StatusCode::kDeadlineExceeded);

@@ -10,6 +10,7 @@
 
 #include "absl/hash/hash.h"
 #include "gpu_worker/backend/cuda/cuda_backend.h"
+#include "gpu_worker/backend/cuda/cuda_row_logits.h"
 #include "gpu_worker/backend/cuda/cuda_scratch.h"
 #include "gpu_worker/backend/cuda/cuda_shapes.h"
 #include "gpu_worker/backend/cuda/device_arena.h"
@@ -118,7 +119,7 @@ class CudaBackend : public Backend {
   void FinishRoute(RouterChoice* choice) override;
   void SharedFfn(int64_t layer, const DeviceRows& h, DeviceRows& out) override;
   void AddMoe(const DeviceRows& shared, DeviceRows& x) override;
-  void Logits(std::span<const LogitRow> rows, std::vector<float>* logits) override;
+  RowLogits& ComputeLogits(std::span<const LogitRow> rows) override;
 
   void NoteDeviceSpans(bool on) override { clock_.Turn(on); }
   std::vector<DeviceSpan> TakeDeviceSpans() override { return clock_.Take(); }
@@ -191,6 +192,9 @@ class CudaBackend : public Backend {
   void AttendPrompt(int64_t layer, const Segment& segment, const void* q, void* attended,
                     Stream stream);
 
+  RowLogitsShape LogitsShape() const {
+    return {info_.logit_rows_max, config_.vocab_size, weights_.vocab_split.of(rank_)};
+  }
   size_t ActivationBytes(const ScratchShape& shape) const;
   absl::Status AllocateAll(const ScratchShape& shape);
 
@@ -210,6 +214,7 @@ class CudaBackend : public Backend {
   DeviceMemory scratch_memory_;
   ScratchShape scratch_shape_;
   CudaScratch scratch_;
+  std::unique_ptr<CudaRowLogits> logits_;
   BackendInfo info_;
   std::vector<std::unique_ptr<Slot>> slots_;
   int slot_ = 0;

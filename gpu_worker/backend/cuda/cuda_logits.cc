@@ -1,14 +1,15 @@
-// From the last hidden rows to logits in host memory.
+// From the last hidden rows to logits.
 #include "gpu_worker/backend/cuda/cuda_forward.h"
 
 namespace tandem::gpu_worker::cuda {
 
-void CudaBackend::Logits(std::span<const LogitRow> rows, std::vector<float>* logits) {
+RowLogits& CudaBackend::ComputeLogits(std::span<const LogitRow> rows) {
   EndSegment();
   const int64_t count = static_cast<int64_t>(rows.size()), hidden = config_.hidden_size;
   const ShardRange own = weights_.vocab_split.of(rank_);
   TANDEM_CHECK_LE(count, info_.logit_rows_max);
-  if (count == 0) return;
+  logits_->SetRows(count);
+  if (count == 0) return *logits_;
   Do("logits", -1, [=, this](Stream stream) {
     for (int64_t i = 0; i < count; ++i) {
       const auto* from = static_cast<const std::byte*>(AsCuda(*rows[i].x).data());
@@ -31,16 +32,7 @@ void CudaBackend::Logits(std::span<const LogitRow> rows, std::vector<float>* log
                           own.size(), Storage::kF32),
                  stream);
   });
-  logits->resize(count * config_.vocab_size);
-  if (own.size() == config_.vocab_size) {
-    CopyToHost(logits->data(), scratch_.logits, logits->size() * sizeof(float), stream_.get());
-  } else {
-    for (int64_t i = 0; i < count; ++i) {
-      CopyToHost(logits->data() + i * config_.vocab_size + own.begin,
-                 scratch_.logits + i * own.size(), own.size() * sizeof(float), stream_.get());
-    }
-  }
-  Synchronize(stream_.get());
+  return *logits_;
 }
 
 }  // namespace tandem::gpu_worker::cuda

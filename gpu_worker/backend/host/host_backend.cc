@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/host/attention.h"
 #include "gpu_worker/backend/host/bf16.h"
+#include "gpu_worker/backend/host/host_logits.h"
 #include "gpu_worker/backend/host/host_rows.h"
 #include "gpu_worker/backend/host/host_weights.h"
 #include "gpu_worker/backend/host/rope.h"
@@ -25,8 +27,9 @@
 namespace tandem::gpu_worker {
 namespace {
 
-// Rows of one Logits call: their f32 logits over the largest vocabulary (163,840) take 21 MB.
-constexpr int64_t kLogitRowsMax = 32;
+// Rows of one ComputeLogits call: their f32 logits over the largest vocabulary (163,840) take 84
+// MB. The weights of the head are read once a call.
+constexpr int64_t kLogitRowsMax = 128;
 
 // Rows per unit of pointwise work.
 constexpr int64_t kRowGrain = 4;
@@ -69,6 +72,7 @@ class HostBackend : public Backend {
 
   absl::Status Load(const ModelWeights& weights) {
     TANDEM_ASSIGN_OR_RETURN(weights_, LoadHostWeights(weights, options_, pool_, {&plan_, rank_}));
+    logits_.emplace(config_.vocab_size, weights_.vocab_split.of(rank_), pool_);
     const ShardRange& heads = plan_.heads().of(rank_);
     const int64_t token_bytes =
         KvCache::BytesPerToken(options_.precision, config_.num_hidden_layers, config_.kv_row_dim());
@@ -243,7 +247,7 @@ class HostBackend : public Backend {
     for (int64_t i = 0; i < count; ++i) to[i] = Rounded(to[i] + (routed[i] + from[i]));
   }
 
-  void Logits(std::span<const LogitRow> row_ids, std::vector<float>* logits) override {
+  RowLogits& ComputeLogits(std::span<const LogitRow> row_ids) override {
     const auto noted = Note("logits", -1);
     const int64_t rows = static_cast<int64_t>(row_ids.size()), hidden = config_.hidden_size;
     TANDEM_CHECK_LE(rows, info_.logit_rows_max);
@@ -252,10 +256,10 @@ class HostBackend : public Backend {
       RmsNorm(options_.precision, AsHost(*row_ids[r].x).row(row_ids[r].row), weights_.final_norm,
               config_.rms_norm_eps, hidden_.data() + r * hidden);
     }
-    logits->resize(rows * config_.vocab_size);
-    weights_.head().ApplyUnrounded(pool_, scratch_, hidden_.data(), hidden, rows,
-                                   logits->data() + weights_.vocab_split.of(rank_).begin,
-                                   config_.vocab_size);
+    const std::span<float> logits = logits_->Reset(rows);
+    weights_.head().ApplyUnrounded(pool_, scratch_, hidden_.data(), hidden, rows, logits.data(),
+                                   weights_.vocab_split.of(rank_).size());
+    return *logits_;
   }
 
   void NoteDeviceSpans(bool on) override { noting_ = on; }
@@ -415,6 +419,7 @@ class HostBackend : public Backend {
   base::ThreadPool pool_;
   KvCache cache_;
   HostWeights weights_;
+  std::optional<HostLogits> logits_;  // from Load on
   BackendInfo info_;
 
   Slot slots_[kStepSlots];

@@ -43,9 +43,11 @@ void EndProcess(const absl::Status& why) {
 
 ShardedBackend::ShardedBackend(const ModelConfig& config, const ShardedOptions& options)
     : hidden_(config.hidden_size),
-      vocab_(config.vocab_size),
       on_failure_(options.on_failure != nullptr ? options.on_failure : EndProcess),
-      ranks_(options.ranks) {}
+      ranks_(options.ranks),
+      rank_logits_(options.ranks),
+      logits_(options.ranks, config.vocab_size,
+              [this](const ShardedLogits::Question& question) { return AskLogits(question); }) {}
 
 ShardedBackend::~ShardedBackend() = default;
 
@@ -177,21 +179,24 @@ void ShardedBackend::AddMoe(const DeviceRows& shared, DeviceRows& x) {
   });
 }
 
-void ShardedBackend::Logits(std::span<const LogitRow> rows, std::vector<float>* logits) {
+RowLogits& ShardedBackend::ComputeLogits(std::span<const LogitRow> rows) {
   struct RankRow {
     Rows x;
     int64_t row;
   };
   std::vector<RankRow> wanted;
   for (const LogitRow& row : rows) wanted.push_back({Rows(*row.x), row.row});
-  if (!status().ok()) return;
-  logits_.resize(wanted.size() * vocab_);
   Post([this, wanted = std::move(wanted)](Backend& b, int rank) {
     std::vector<LogitRow> own;
     for (const RankRow& row : wanted) own.push_back({&row.x.of(rank), row.row});
-    b.Logits(own, &logits_);
+    rank_logits_[rank] = &b.ComputeLogits(own);
   });
-  if (threads_->Join().ok()) std::swap(logits_, *logits);
+  return logits_;
+}
+
+bool ShardedBackend::AskLogits(const ShardedLogits::Question& question) {
+  Post([this, question](Backend&, int rank) { question(*rank_logits_[rank], rank); });
+  return threads_->Join().ok();
 }
 
 void ShardedBackend::NoteDeviceSpans(bool on) {

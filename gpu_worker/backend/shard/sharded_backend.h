@@ -1,7 +1,7 @@
 // ShardedBackend: several ranks as one Backend. Each call is queued for every rank's thread in the
 // same order, so ranks make the same collective calls in the same order; only calls that hand
 // something to the host wait. What leaves the device leaves from rank 0: router choices, rows for
-// the experts, device spans; each rank writes its own columns of the logits.
+// the experts, device spans; of logits each rank says what it has (sharded_logits.h).
 #pragma once
 
 #include <functional>
@@ -14,6 +14,7 @@
 #include "gpu_worker/backend/backend.h"
 #include "gpu_worker/backend/shard/collective.h"
 #include "gpu_worker/backend/shard/rank_threads.h"
+#include "gpu_worker/backend/shard/sharded_logits.h"
 #include "lib/model/config.h"
 
 namespace tandem::gpu_worker {
@@ -23,7 +24,7 @@ namespace tandem::gpu_worker {
 //   NewRows       makes room for its own heads' columns of kQueries and kAttended.
 //   StartRoute, StartReadRows   do nothing on other ranks than the first; FinishRoute then waits
 //                 until RoutedRows may be written, and leaves the choice as it is.
-//   Logits        gets a vector of the full size and writes its columns alone.
+//   ComputeLogits computes its share of the vocabulary, which is what its RowLogits answers for.
 struct RankParts {
   std::unique_ptr<Collective> collective;
   std::unique_ptr<Backend> backend;
@@ -70,7 +71,7 @@ class ShardedBackend : public Backend {
   void FinishRoute(RouterChoice* choice) override;
   void SharedFfn(int64_t layer, const DeviceRows& h, DeviceRows& out) override;
   void AddMoe(const DeviceRows& shared, DeviceRows& x) override;
-  void Logits(std::span<const LogitRow> rows, std::vector<float>* logits) override;
+  RowLogits& ComputeLogits(std::span<const LogitRow> rows) override;
   void NoteDeviceSpans(bool on) override;
   std::vector<DeviceSpan> TakeDeviceSpans() override;
 
@@ -79,8 +80,10 @@ class ShardedBackend : public Backend {
   // Queues call(backend, rank) for every rank, followed by a look at the rank's collective.
   void Post(std::function<void(Backend&, int rank)> call);
   void OnFailure(const absl::Status& why);
+  // Puts the question to every rank; false after a failure.
+  bool AskLogits(const ShardedLogits::Question& question);
 
-  const int64_t hidden_, vocab_;
+  const int64_t hidden_;
   const std::function<void(const absl::Status&)> on_failure_;
   std::vector<RankParts> ranks_;
   bool serving_ = false;  // all ranks are there; before, an error is Make's
@@ -89,8 +92,10 @@ class ShardedBackend : public Backend {
   int slot_ = 0;                   // selected
   // Written by ranks, so that one that comes late after a failure writes to memory that is there.
   RouterChoice choice_;
-  std::vector<float> logits_;
   std::vector<DeviceSpan> spans_;
+  std::vector<RowLogits*>
+      rank_logits_;  // [ranks] of the last ComputeLogits, used by its rank alone
+  ShardedLogits logits_;
   std::unique_ptr<RankThreads> threads_;  // last: ends before what its work uses
 };
 

@@ -39,10 +39,43 @@ struct Script {
   absl::Status fail = absl::OkStatus();         // in AddDenseFfn, instead of all that
 };
 
+// Two tokens of the vocabulary a rank: token i of row r has logit i + 10 r.
+class RankLogits : public RowLogits {
+ public:
+  explicit RankLogits(int rank) : rank_(rank) {}
+  void Best(int64_t k, BestLogits* best) override {
+    const uint32_t id = 2 * rank_;
+    *best = {k, {{id + 1, id + 1.0f}, {id, 1.0f * id}, kNoTokenLogit}, {kNoToken}};
+    best->tokens.resize(k);
+    if (rank_ > 0) best->not_finite[0] = id;
+  }
+  void WeightSums(std::span<const WeightSumAsk> asks, std::vector<uint64_t>* sums) override {
+    sums->assign(asks.size(), uint64_t{1} << (40 + rank_));
+  }
+  void At(std::span<const LogitPlace> places, std::vector<float>* values) override {
+    ASSERT_EQ(values->size(), places.size());
+    for (size_t i = 0; i < places.size(); ++i) {
+      if (places[i].id / 2 != static_cast<uint32_t>(rank_)) continue;
+      (*values)[i] = static_cast<float>(places[i].id + 10 * places[i].row);
+    }
+  }
+  void Rows(std::span<const int64_t> rows, std::vector<float>* logits) override {
+    ASSERT_EQ(logits->size(), rows.size() * kVocab);
+    for (size_t r = 0; r < rows.size(); ++r) {
+      for (int64_t id = 2 * rank_; id < 2 * rank_ + 2; ++id) {
+        (*logits)[r * kVocab + id] = static_cast<float>(id + 10 * rows[r]);
+      }
+    }
+  }
+
+ private:
+  const int rank_;
+};
+
 class NotingBackend : public Backend {
  public:
   NotingBackend(int rank, Collective& collective, Script script, std::vector<std::string>& log)
-      : rank_(rank), collective_(collective), script_(std::move(script)), log_(log) {
+      : rank_(rank), collective_(collective), script_(std::move(script)), log_(log), logits_(rank) {
     info_.rows_max = kRowsMax;
     info_.logit_rows_max = kRowsMax;
   }
@@ -91,12 +124,9 @@ class NotingBackend : public Backend {
   void AddMoe(const DeviceRows& shared, DeviceRows& x) override {
     Note(absl::StrCat("moe ", routed_[0][0], " ", routed_[0][3], " ", routed_[0][4]), shared, &x);
   }
-  void Logits(std::span<const LogitRow> rows, std::vector<float>* logits) override {
-    ASSERT_EQ(logits->size(), rows.size() * kVocab);
-    for (size_t r = 0; r < rows.size(); ++r) {
-      Note(absl::StrCat("logits ", rows[r].row), *rows[r].x);
-      for (int64_t i = 0; i < 2; ++i) (*logits)[r * kVocab + rank_ * 2 + i] = rank_ + 10.0f * r;
-    }
+  RowLogits& ComputeLogits(std::span<const LogitRow> rows) override {
+    for (const LogitRow& row : rows) Note(absl::StrCat("logits ", row.row), *row.x);
+    return logits_;
   }
   void NoteDeviceSpans(bool on) override { log_.push_back(absl::StrCat("note ", on)); }
   std::vector<DeviceSpan> TakeDeviceSpans() override { return {{.layer = rank_}}; }
@@ -112,6 +142,7 @@ class NotingBackend : public Backend {
   Collective& collective_;
   const Script script_;
   std::vector<std::string>& log_;
+  RankLogits logits_;
   BackendInfo info_;
   std::vector<float> routed_[kStepSlots] = {std::vector<float>(kRowsMax * kHidden),
                                             std::vector<float>(kRowsMax* kHidden)};
@@ -145,7 +176,8 @@ class ShardedBackendTest : public testing::Test {
     const auto x = backend.NewRows(RowShape::kHidden, kRowsMax);
     backend.AddDenseFfn(0, *x, *x);
     std::vector<float> logits;
-    backend.Logits(std::vector<LogitRow>{{x.get(), 0}}, &logits);
+    backend.ComputeLogits(std::vector<LogitRow>{{x.get(), 0}})
+        .Rows(std::vector<int64_t>{0}, &logits);
     return backend.status();
   }
 
@@ -182,8 +214,9 @@ TEST_F(ShardedBackendTest, EveryRankHearsTheSameCalls) {
   backend->RoutedRows(0)[4] = 9;  // of a row that the step does not have
   backend->AddMoe(*h, *x);
   std::vector<float> logits;
-  backend->Logits(std::vector<LogitRow>{{x.get(), 2}, {h.get(), 0}}, &logits);
-  EXPECT_EQ(logits, (std::vector<float>{0, 0, 1, 1, 2, 2, 10, 10, 11, 11, 12, 12}));
+  backend->ComputeLogits(std::vector<LogitRow>{{x.get(), 2}, {h.get(), 0}})
+      .Rows(std::vector<int64_t>{1, 0}, &logits);
+  EXPECT_EQ(logits, (std::vector<float>{10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5}));
   const std::vector<DeviceSpan> spans = backend->TakeDeviceSpans();
   ASSERT_EQ(spans.size(), 1u);
   EXPECT_EQ(spans[0].layer, 0);
@@ -199,6 +232,37 @@ TEST_F(ShardedBackendTest, EveryRankHearsTheSameCalls) {
   EXPECT_EQ(logs_[2], others);
   EXPECT_TRUE(backend->status().ok());
   EXPECT_EQ(failures_, 0);
+}
+
+TEST_F(ShardedBackendTest, RanksAnswerForTheirTokens) {
+  const auto backend = Make({}, absl::Seconds(60), absl::Seconds(120));
+  const auto x = backend->NewRows(RowShape::kHidden, kRowsMax);
+  RowLogits& logits = backend->ComputeLogits(std::vector<LogitRow>{{x.get(), 0}});
+  BestLogits best;
+  logits.Best(3, &best);
+  EXPECT_EQ(best.k, 3);
+  EXPECT_EQ(best.not_finite, std::vector<uint32_t>{2}) << "the lowest of all ranks";
+  std::vector<uint64_t> sums;
+  logits.WeightSums(std::vector<WeightSumAsk>{{0, 5, 1}, {0, 5, 2}}, &sums);
+  EXPECT_EQ(sums, std::vector<uint64_t>(2, uint64_t{7} << 40));
+  std::vector<float> values;
+  logits.At(std::vector<LogitPlace>{{0, 5}, {3, 0}, {1, 2}, {0, 5}}, &values);
+  EXPECT_EQ(values, (std::vector<float>{5, 30, 12, 5}));
+}
+
+TEST(MergeBestTest, IsTheOrderOfTheWhole) {
+  // The second rank has one token, the third none.
+  const std::vector<BestLogits> ranks = {
+      {3, {{1, 2}, {0, 1}, {2, 1}, {2, -0.0f}, {0, -1}, {1, -2}}, {kNoToken, kNoToken}},
+      {3,
+       {{3, 1}, kNoTokenLogit, kNoTokenLogit, {3, 0.0f}, kNoTokenLogit, kNoTokenLogit},
+       {kNoToken, kNoToken}},
+      {3, std::vector<TokenLogit>(6, kNoTokenLogit), {kNoToken, kNoToken}}};
+  const BestLogits whole = MergeBest(ranks);
+  EXPECT_EQ(whole.k, 3);
+  EXPECT_EQ(whole.tokens,
+            (std::vector<TokenLogit>{{1, 2}, {0, 1}, {2, 1}, {2, -0.0f}, {3, 0.0f}, {0, -1}}));
+  EXPECT_EQ(whole.not_finite, (std::vector<uint32_t>{kNoToken, kNoToken}));
 }
 
 TEST_F(ShardedBackendTest, ASlowRankChangesNothing) {

@@ -166,6 +166,11 @@ inline unsigned atomicAdd(unsigned* to, unsigned value) {
   *to += value;
   return old;
 }
+inline unsigned long long atomicAdd(unsigned long long* to, unsigned long long value) {
+  const unsigned long long old = *to;
+  *to += value;
+  return old;
+}
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "gpu_worker/backend/cuda/device/device.h"
+#include "gpu_worker/backend/row_logits.h"
 
 namespace tandem::gpu_worker::cuda {
 
@@ -146,36 +147,32 @@ void Route(const RouteArgs& args, Stream stream);
 void QuantizeFp8Rows(const uint16_t* x, int64_t x_stride, int64_t cols, int64_t rows,
                      uint8_t* codes, float* scales, Stream stream);
 
-// Best candidates of each row of logits. values and ids [rows, k], descending, ties to the lower id
-// (the order of the engine's sampler); log_sums [rows]: log of the sum of exp(logit) over the
-// vocabulary, in f32. A row with a logit that is NaN or infinite, which the engine refuses
-// (CheckLogits in engine/sampler.h), gets log_sum NaN and candidates that mean nothing, though ids
-// stay below vocab; a finite log_sum says that all of the row is finite.
-//
-// What a sampler may take from this instead of the row, where log_sum is finite and the request has
-// neither logit bias nor a penalty that is on (those change logits that are not among the k):
-//   temperature 0                  ids[0] is SampleToken's token.
-//   0 < top_k <= k                 any top_p, min_p and temperature: SampleToken looks at no
-//                                  other token, so run on the k values it draws the same one.
-//   min_p, no top_p                where the last value's weight exp((value - values[0]) /
-//                                  temperature) is below min_p: the kept tokens are all here.
-//   top_logprobs <= k              the ids are Logprobs' own; values - log_sum is within 2^-20 *
-//                                  (1 + |log_sum|) of its f64 sums, not bit-equal.
-// What it may not: top_p without top_k, or no filter at all, for they need the sum over the
-// vocabulary at their temperature with SampleToken's bits; then it reads the row.
-//
-// k is at most kTopLogitsMax; vocab at most 262144.
+// What is asked about logits [rows, vocab] (row_logits.h), vocab at most 262144.
+
+// The k best of each row: values and ids [rows, k], most likely first, ties to the lower id.
+// not_finite [rows]: the lowest id whose logit is NaN or infinite, which the engine refuses, kNoRow
+// where all are finite; where there is one, ids stay below vocab and mean nothing. k is at most
+// kTopLogitsMax and vocab.
 inline constexpr int64_t kTopLogitsMax = 64;
 struct TopLogitsArgs {
-  const float* logits = nullptr;  // [rows, vocab]
+  const float* logits = nullptr;
   int64_t rows = 0, vocab = 0, k = 0;
   float* values = nullptr;
   uint32_t* ids = nullptr;
-  float* log_sums = nullptr;
+  uint32_t* not_finite = nullptr;
   void* workspace = nullptr;  // TopLogitsWorkspaceBytes, aligned to 8; content does not matter
   size_t workspace_bytes = 0;
 };
 size_t TopLogitsWorkspaceBytes(int64_t rows, int64_t vocab, int64_t k);
 void TopLogits(const TopLogitsArgs& args, Stream stream);
+
+// sums[i] = WeightSum (backend/weight_sum.h) of logits' row asks[i].row, bit for bit; asks and sums
+// [count] on the device. The row is finite and nothing in it above `highest`.
+void WeightSums(const float* logits, int64_t vocab, const WeightSumAsk* asks, int64_t count,
+                uint64_t* sums, Stream stream);
+
+// values[i] = logits[places[i].row][places[i].id]; places and values [count] on the device.
+void PickLogits(const float* logits, int64_t vocab, const LogitPlace* places, int64_t count,
+                float* values, Stream stream);
 
 }  // namespace tandem::gpu_worker::cuda

@@ -1,7 +1,6 @@
 // The best logits of each row in two passes: every block finds the best of 4096 logits, then one
 // block a row finds the best of those. Keys are unique (value, then lower id), so that the result
 // does not depend on the order in which threads find it.
-#include "gpu_worker/backend/cuda/kernels/rows/exact_exp.h"
 #include "gpu_worker/backend/cuda/kernels/rows/order.h"
 #include "gpu_worker/backend/cuda/kernels/rows/rows.h"
 #include "gpu_worker/backend/cuda/simt/launch.h"
@@ -24,11 +23,7 @@ struct Search {  // in shared memory
   Key candidates[kCandidatesMax];
   Key threshold;
   int candidates_count;
-  float sums[kThreads / kWarpThreads];
-};
-
-struct ChunkSum {
-  float highest, sum;  // sum of exp(logit - highest); NaN where a logit is not finite
+  uint32_t lowest[kThreads / kWarpThreads];
 };
 
 __device__ __forceinline__ Key KeyOf(float value, int64_t id) {
@@ -71,60 +66,50 @@ __device__ __forceinline__ void BestOfBlock(KeyOfPlace key_of, Key mine, int k, 
   for (int rank = count + thread; rank < k; rank += kThreads) out[rank] = 0;
 }
 
-__device__ __forceinline__ float BlockMax(float value, float* scratch) {
-  value = WarpMax(value);
-  if (LaneId() == 0) scratch[WarpId()] = value;
-  __syncthreads();
-  float top = scratch[0];
-  for (int w = 1; w < kThreads / kWarpThreads; ++w) top = scratch[w] > top ? scratch[w] : top;
-  __syncthreads();
-  return top;
-}
-
 __device__ __forceinline__ bool IsFinite(float value) {
   return (__float_as_uint(value) & 0x7f800000u) != 0x7f800000u;
 }
 
-// keys [rows, chunks, k], sums [rows, chunks].
+// keys [rows, chunks, k], not_finite [rows, chunks]: the lowest id of a logit that is not finite.
 __global__ void __launch_bounds__(kThreads)
-    TopOfChunkKernel(const float* logits, int64_t vocab, int k, Key* keys_out, ChunkSum* sums) {
+    TopOfChunkKernel(const float* logits, int64_t vocab, int k, Key* keys_out,
+                     uint32_t* not_finite) {
   Search& search = *reinterpret_cast<Search*>(SharedMemory());
   const int64_t row = blockIdx.x, chunk = blockIdx.y, chunks = gridDim.y;
-  const float minus_infinity = __uint_as_float(0xff800000u);
   float values[kPerThread];
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
     const int64_t id = chunk * kChunk + i * kThreads + threadIdx.x;
-    values[i] = id < vocab ? logits[row * vocab + id] : minus_infinity;
+    values[i] = id < vocab ? logits[row * vocab + id] : 0.0f;
   }
   const auto key_of = [&](int i) {
     const int64_t id = chunk * kChunk + i * kThreads + threadIdx.x;
     return id < vocab ? KeyOf(values[i], id) : 0;
   };
   Key mine = 0;
-  float highest = minus_infinity;
+  uint32_t lowest = kNoRow;
 #pragma unroll
-  for (int i = 0; i < kPerThread; ++i) {
+  for (int i = kPerThread - 1; i >= 0; --i) {
     const Key key = key_of(i);
     mine = key > mine ? key : mine;
-    if (IsFinite(values[i])) highest = values[i] > highest ? values[i] : highest;
+    if (!IsFinite(values[i])) {
+      lowest = static_cast<uint32_t>(chunk * kChunk + i * kThreads + threadIdx.x);
+    }
   }
-  highest = BlockMax(highest, search.sums);
-  float sum = 0.0f;
-#pragma unroll
-  for (int i = 0; i < kPerThread; ++i) {
-    if (chunk * kChunk + i * kThreads + threadIdx.x >= vocab) continue;
-    sum += IsFinite(values[i]) ? ExactExp(__fsub_rn(values[i], highest))
-                               : __uint_as_float(0x7fc00000u);
-  }
-  sum = BlockSum(sum, search.sums);
-  if (threadIdx.x == 0) sums[row * chunks + chunk] = {highest, sum};
+  lowest = __reduce_min_sync(kFullWarp, lowest);
+  if (LaneId() == 0) search.lowest[WarpId()] = lowest;
   BestOfBlock(key_of, mine, k, search, keys_out + (row * chunks + chunk) * k);
+  if (threadIdx.x != 0) return;
+  for (int w = 0; w < kThreads / kWarpThreads; ++w) {
+    lowest = search.lowest[w] < lowest ? search.lowest[w] : lowest;
+  }
+  not_finite[row * chunks + chunk] = lowest;
 }
 
 __global__ void __launch_bounds__(kThreads)
     TopOfRowKernel(const float* logits, int64_t vocab, int k, int chunks, const Key* keys_in,
-                   const ChunkSum* sums, float* values, uint32_t* ids, float* log_sums) {
+                   const uint32_t* chunks_not_finite, float* values, uint32_t* ids,
+                   uint32_t* not_finite) {
   Search& search = *reinterpret_cast<Search*>(SharedMemory());
   Key* const best = reinterpret_cast<Key*>(SharedMemory() + sizeof(Search));  // [k]
   const int64_t row = blockIdx.x;
@@ -144,15 +129,12 @@ __global__ void __launch_bounds__(kThreads)
     values[row * k + rank] = logits[row * vocab + id];
   }
   if (threadIdx.x != 0) return;
-  const ChunkSum* const of_row = sums + row * chunks;
-  float highest = of_row[0].highest, sum = 0.0f;
-  for (int c = 1; c < chunks; ++c) {
-    highest = of_row[c].highest > highest ? of_row[c].highest : highest;
-  }
+  uint32_t lowest = kNoRow;
   for (int c = 0; c < chunks; ++c) {
-    sum = fmaf(of_row[c].sum, ExactExp(__fsub_rn(of_row[c].highest, highest)), sum);
+    const uint32_t of_chunk = chunks_not_finite[row * chunks + c];
+    lowest = of_chunk < lowest ? of_chunk : lowest;
   }
-  log_sums[row] = highest + logf(sum);
+  not_finite[row] = lowest;
 }
 
 int64_t ChunksOf(int64_t vocab) { return (vocab + kChunk - 1) / kChunk; }
@@ -160,7 +142,7 @@ int64_t ChunksOf(int64_t vocab) { return (vocab + kChunk - 1) / kChunk; }
 }  // namespace
 
 size_t TopLogitsWorkspaceBytes(int64_t rows, int64_t vocab, int64_t k) {
-  return rows * ChunksOf(vocab) * (k * sizeof(Key) + sizeof(ChunkSum));
+  return rows * ChunksOf(vocab) * (k * sizeof(Key) + sizeof(uint32_t));
 }
 
 void TopLogits(const TopLogitsArgs& args, Stream stream) {
@@ -173,13 +155,13 @@ void TopLogits(const TopLogitsArgs& args, Stream stream) {
   TANDEM_CHECK_LE(TopLogitsWorkspaceBytes(args.rows, args.vocab, args.k), args.workspace_bytes);
   TANDEM_CHECK_EQ(reinterpret_cast<uintptr_t>(args.workspace) % alignof(Key), 0u);
   Key* const keys = static_cast<Key*>(args.workspace);
-  auto* const sums = reinterpret_cast<ChunkSum*>(keys + args.rows * chunks * args.k);
+  auto* const not_finite = reinterpret_cast<uint32_t*>(keys + args.rows * chunks * args.k);
   const int k = static_cast<int>(args.k);
   Launch(TopOfChunkKernel, dim3(static_cast<unsigned>(args.rows), static_cast<unsigned>(chunks)),
-         kThreads, sizeof(Search), stream, args.logits, args.vocab, k, keys, sums);
+         kThreads, sizeof(Search), stream, args.logits, args.vocab, k, keys, not_finite);
   Launch(TopOfRowKernel, static_cast<unsigned>(args.rows), kThreads,
          sizeof(Search) + k * sizeof(Key), stream, args.logits, args.vocab, k,
-         static_cast<int>(chunks), keys, sums, args.values, args.ids, args.log_sums);
+         static_cast<int>(chunks), keys, not_finite, args.values, args.ids, args.not_finite);
 }
 
 }  // namespace tandem::gpu_worker::cuda
