@@ -24,6 +24,22 @@ constexpr size_t kQueueCallsMax = 4 * kStepSlots;
 // How long the thread sleeps without looking whether it shall end.
 constexpr absl::Duration kIdleWait = absl::Milliseconds(200);
 
+// Layer by layer through main memory, which `store` has none of them in afterwards.
+absl::Status GiveTo(ExpertBackend& device, const std::set<ExpertKey>& wanted, ExpertStore& store) {
+  for (auto first = wanted.begin(); first != wanted.end();) {
+    const auto end = wanted.lower_bound({first->layer + 1, 0});
+    const std::set<ExpertKey> layer(first, end);
+    TANDEM_RETURN_IF_ERROR(store.Place(layer, [] { return true; }));
+    const std::shared_ptr<const HeldExperts> held = store.held();
+    for (const ExpertKey& key : layer) {
+      TANDEM_RETURN_IF_ERROR(
+          device.Hold(key.layer, key.expert, *held->Find(key.layer, key.expert)));
+    }
+    first = end;
+  }
+  return store.Place({}, [] { return true; });
+}
+
 // What an answer's views point to.
 struct Sums {
   std::vector<std::byte> values;  // [rows, hidden] int32 or [pairs, hidden] f32
@@ -67,13 +83,27 @@ absl::StatusOr<std::unique_ptr<LocalExperts>> LocalExperts::Load(const Options& 
   }
   std::set<ExpertKey> wanted;
   for (const auto& [layer, expert] : hot.experts) wanted.insert({layer, expert});
-  TANDEM_RETURN_IF_ERROR(store->Place(wanted, [] { return true; }));
-  return std::unique_ptr<LocalExperts>(new LocalExperts(std::move(store), options.threads));
+  TANDEM_ASSIGN_OR_RETURN(const int64_t bytes, store->BytesOf(wanted));
+  std::unique_ptr<ExpertBackend> device;
+  if (options.make_backend == nullptr) {
+    TANDEM_RETURN_IF_ERROR(store->Place(wanted, [] { return true; }));
+  } else {
+    TANDEM_ASSIGN_OR_RETURN(device, options.make_backend(store->config()));
+    TANDEM_RETURN_IF_ERROR(device->Reserve(bytes, static_cast<int64_t>(wanted.size())));
+    TANDEM_RETURN_IF_ERROR(GiveTo(*device, wanted, *store));
+  }
+  return std::unique_ptr<LocalExperts>(new LocalExperts(std::move(store), std::move(device),
+                                                        std::move(wanted), bytes, options.threads));
 }
 
-LocalExperts::LocalExperts(std::unique_ptr<ExpertStore> store, int threads)
+LocalExperts::LocalExperts(std::unique_ptr<ExpertStore> store,
+                           std::unique_ptr<ExpertBackend> device, std::set<ExpertKey> keys,
+                           int64_t weight_bytes, int threads)
     : store_(std::move(store)),
+      device_(std::move(device)),
       held_(store_->held()),
+      keys_(std::move(keys)),
+      weight_bytes_(weight_bytes),
       pool_(threads),
       ffn_(kernels::ActiveTable(), &pool_),
       queue_(kQueueCallsMax),
@@ -87,9 +117,7 @@ LocalExperts::~LocalExperts() {
 LocalReplicas LocalExperts::replicas() {
   LocalReplicas replicas;
   replicas.address = kAddress;
-  for (const auto& [key, expert] : held_->experts()) {
-    replicas.experts.push_back({key.layer, key.expert});
-  }
+  for (const ExpertKey& key : keys_) replicas.experts.push_back({key.layer, key.expert});
   replicas.connect = [this] { return std::make_unique<Way>(*this); };
   return replicas;
 }
@@ -141,11 +169,20 @@ absl::StatusOr<rpc::Answer> LocalExperts::Answer(const Job& job) {
   const bool grid = call.reply_form() == experts::v1::REPLY_FORM_GRID_SUM;
   const int64_t hidden = store_->config().hidden_size;
   const int64_t rows = grid ? call.experts_per_row_size() : call.expert_ids_size();
+  if (device_ != nullptr && call.experts_per_row_size() > device_->rows_max()) {
+    return absl::InvalidArgumentError(absl::StrCat("expected at most ", device_->rows_max(),
+                                                   " rows for this worker's own experts, found ",
+                                                   call.experts_per_row_size()));
+  }
   auto sums = std::make_shared<Sums>();
   sums->values.resize(rows * hidden * sizeof(int32_t));  // int32 and f32 are of one size
   sums->flags.resize(call.experts_per_row_size());
-  ffn_.Run(BatchOf(job, sums->values.data(), sums->flags.data()),
-           [&](uint32_t expert) { return held_->Find(call.layer(), expert); });
+  const FfnBatch batch = BatchOf(job, sums->values.data(), sums->flags.data());
+  if (device_ != nullptr) {
+    device_->Run(batch, call.layer());
+  } else {
+    ffn_.Run(batch, [&](uint32_t expert) { return held_->Find(call.layer(), expert); });
+  }
   rpc::Answer answer;
   answer.epoch = call.epoch();
   answer.row_flags = sums->flags;

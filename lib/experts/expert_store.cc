@@ -113,7 +113,7 @@ std::shared_ptr<const HeldExperts> ExpertStore::held() const {
   return held_;
 }
 
-absl::Status ExpertStore::CheckWanted(const std::set<ExpertKey>& wanted) const {
+absl::StatusOr<int64_t> ExpertStore::BytesOf(const std::set<ExpertKey>& wanted) const {
   int64_t bytes = 0;
   for (const ExpertKey& key : wanted) {
     if (key.layer >= model_->layers.size() ||
@@ -123,7 +123,7 @@ absl::Status ExpertStore::CheckWanted(const std::set<ExpertKey>& wanted) const {
     }
     bytes += PackedBytes(WeightsOf(key));
   }
-  if (memory_bytes_max_ == 0 || bytes <= memory_bytes_max_) return absl::OkStatus();
+  if (memory_bytes_max_ == 0 || bytes <= memory_bytes_max_) return bytes;
   return absl::ResourceExhaustedError(absl::StrCat("placement needs ", base::HumanBytes(bytes),
                                                    " for packed experts, the limit is ",
                                                    base::HumanBytes(memory_bytes_max_)));
@@ -192,7 +192,7 @@ absl::Status ExpertStore::SelfTestNewTypes(const HeldExperts::Experts& added) {
 
 absl::Status ExpertStore::Place(const std::set<ExpertKey>& wanted,
                                 const std::function<bool()>& keep_going) {
-  TANDEM_RETURN_IF_ERROR(CheckWanted(wanted));
+  TANDEM_RETURN_IF_ERROR(BytesOf(wanted).status());
   const std::shared_ptr<const HeldExperts> before = held();
   HeldExperts::Experts experts;
   std::vector<ExpertKey> added;

@@ -79,6 +79,10 @@ class ExpertStore {
   std::vector<uint32_t> MoeLayers() const;
   int64_t ExpertBytesMax() const;  // packed
 
+  // Bytes of `wanted`, packed. OUT_OF_RANGE for an expert the model lacks, RESOURCE_EXHAUSTED above
+  // the memory limit.
+  absl::StatusOr<int64_t> BytesOf(const std::set<ExpertKey>& wanted) const;
+
   // Makes `wanted` the held set: reads, validates and packs what is new, self-tests one expert of
   // each new combination of types, then switches. An expert that is in both sets stays where it is;
   // until the switch the old set and what is new are both in memory. On an error the held set stays
@@ -97,7 +101,6 @@ class ExpertStore {
   ExpertStore(std::shared_ptr<const ModelWeights> model, const Options& options,
               const kernels::KernelTable& table);
 
-  absl::Status CheckWanted(const std::set<ExpertKey>& wanted) const;
   // Memory for `added`, spread over the nodes so that each layer is even on them.
   absl::StatusOr<ExpertMemory> AllocateFor(const std::vector<ExpertKey>& added,
                                            const HeldExperts& kept) const;

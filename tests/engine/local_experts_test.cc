@@ -1,12 +1,14 @@
-// Experts computed by the GPU worker itself: bit-equal logits, whichever they are, and fewer rows
-// on the wire.
+// Experts computed by the GPU worker itself, on its processor or its GPU (the emulator, in every
+// build): bit-equal logits, whichever they are, and fewer rows on the wire.
 #include "gpu_worker/experts/local_experts.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <tuple>
 
+#include "gpu_worker/backend/cuda/device_experts.h"
 #include "tests/engine/harness.h"
 
 namespace tandem::gpu_worker {
@@ -14,7 +16,18 @@ namespace {
 
 constexpr int64_t kPrompt = 70, kAnswer = 6;
 
-class LocalExpertsTest : public testing::TestWithParam<Precision> {
+enum class Place { kProcessor, kDevice };
+
+absl::StatusOr<std::unique_ptr<ExpertBackend>> DeviceFor(const ModelConfig& config) {
+  cuda::DeviceExpertsOptions options;
+  options.hidden = config.hidden_size;
+  options.inter = config.moe_intermediate_size;
+  options.rows_max = kPrompt;
+  options.pairs_max = 50;  // a prompt takes several turns
+  return cuda::DeviceExperts::Make(options);
+}
+
+class LocalExpertsTest : public testing::TestWithParam<std::tuple<Place, Precision>> {
  protected:
   LocalExpertsTest() : golden_(LoadGolden("v3")) {
     tokens_ = RandomTokens(kPrompt + kAnswer, golden_.weights.config.vocab_size, 5);
@@ -35,12 +48,13 @@ class LocalExpertsTest : public testing::TestWithParam<Precision> {
     LocalExperts::Options options;
     options.store.model_path = SourcePath("tests/golden/logits/v3");
     options.threads = threads;
+    if (std::get<Place>(GetParam()) == Place::kDevice) options.make_backend = DeviceFor;
     return LocalExperts::Load(options, hot);
   }
 
   HarnessOptions Options(LocalExperts* local) const {
     HarnessOptions options;
-    options.precision = GetParam();
+    options.precision = std::get<Precision>(GetParam());
     options.workers = 2;
     if (local != nullptr) options.local = local->replicas();
     return options;
@@ -151,10 +165,14 @@ TEST_P(LocalExpertsTest, TheBudgetIsKept) {
             absl::StatusCode::kResourceExhausted);
 }
 
-INSTANTIATE_TEST_SUITE_P(Precisions, LocalExpertsTest,
-                         testing::Values(Precision::kBf16, Precision::kF32), [](const auto& info) {
-                           return info.param == Precision::kBf16 ? "Bf16" : "F32";
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Places, LocalExpertsTest,
+    testing::Combine(testing::Values(Place::kProcessor, Place::kDevice),
+                     testing::Values(Precision::kBf16, Precision::kF32)),
+    [](const auto& info) {
+      return std::string(std::get<Place>(info.param) == Place::kDevice ? "Device" : "Processor") +
+             (std::get<Precision>(info.param) == Precision::kBf16 ? "Bf16" : "F32");
+    });
 
 }  // namespace
 }  // namespace tandem::gpu_worker

@@ -171,6 +171,11 @@ inline unsigned long long atomicAdd(unsigned long long* to, unsigned long long v
   *to += value;
   return old;
 }
+// c plus the halves of `pairs` times the two lowest bytes of `factors`, all signed.
+inline int __dp2a_lo(int pairs, int factors, int c) {
+  return c + static_cast<int16_t>(pairs & 0xffff) * static_cast<int8_t>(factors & 0xff) +
+         static_cast<int16_t>(pairs >> 16) * static_cast<int8_t>(factors >> 8 & 0xff);
+}
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 

@@ -9,6 +9,7 @@
 #include "gpu_worker/backend/cuda/kernels/experts/panel_stream.h"
 #include "gpu_worker/backend/cuda/simt/mma.h"
 #include "gpu_worker/backend/cuda/simt/numbers.h"
+#include "gpu_worker/backend/cuda/simt/vector_access.h"
 
 namespace tandem::gpu_worker::cuda::experts {
 
@@ -90,66 +91,84 @@ __device__ __forceinline__ uint32_t CodeWord(const unsigned char* block, int t, 
   }
 }
 
-// Scales and minima of one block of output `o`.
-struct CodeScales {
+// What a group of blocks has in common for output `o`: kSuper, kSuperMin, kTrit and kHalfMin.
+struct GroupScales {
+  float super = 0.0f, super_min = 0.0f;
+};
+
+template <DType kType>
+__device__ __forceinline__ GroupScales GroupScalesOf(const unsigned char* head, int o) {
+  constexpr PackedForm kForm = kernels::FormOf(kType);
+  GroupScales group;
+  if constexpr (kForm.head != Head::kHalf) group.super = FromF16(At<uint16_t>(head + 2 * o));
+  if constexpr (kForm.super_factor != 1.0f) {
+    group.super = __fmul_rn(group.super, kForm.super_factor);
+  }
+  if constexpr (kForm.has_mins()) group.super_min = FromF16(At<uint16_t>(head + 32 + 2 * o));
+  return group;
+}
+
+// Scales and minima of block `b` of a group, of output `o`.
+struct BlockScales {
   float scale[2] = {}, min[2] = {};
   uint32_t shift = 0;
 };
 
 template <DType kType>
-__device__ __forceinline__ CodeScales ScalesOf(const unsigned char* head, int b, int o) {
+__device__ __forceinline__ BlockScales ScalesOf(const unsigned char* head, const GroupScales& group,
+                                                int b, int o) {
   constexpr PackedForm kForm = kernels::FormOf(kType);
-  CodeScales s;
-  if constexpr (kForm.head == Head::kHalf) {
-    s.scale[0] = FromF16(At<uint16_t>(head + 32 * b + 2 * o));
-    return s;
-  }
-  float super = FromF16(At<uint16_t>(head + 2 * o)), super_min = 0.0f;
-  if constexpr (kForm.super_factor != 1.0f) super = __fmul_rn(super, kForm.super_factor);
-  if constexpr (kForm.has_mins()) super_min = FromF16(At<uint16_t>(head + 32 + 2 * o));
+  BlockScales s;
   const unsigned char* const codes =
       head + kForm.head_super_bytes() + b * kForm.head_block_bytes() + o;
-  if constexpr (kForm.head == Head::kHalfMin) {
-    s.scale[0] = super;
-    s.min[0] = super_min;
+  if constexpr (kForm.head == Head::kHalf) {
+    s.scale[0] = FromF16(At<uint16_t>(head + 32 * b + 2 * o));
+  } else if constexpr (kForm.head == Head::kHalfMin) {
+    s.scale[0] = group.super;
+    s.min[0] = group.super_min;
   } else if constexpr (kForm.head == Head::kTrit) {
     const int byte = codes[0];
-    s.scale[0] = __fmul_rn(super, SmallToFloat(byte & 0x7f));
+    s.scale[0] = __fmul_rn(group.super, SmallToFloat(byte & 0x7f));
     s.shift = static_cast<uint32_t>((255 - byte) >> 6 & 2) * 0x01010101u;
   } else if constexpr (kForm.head == Head::kSuper) {
 #pragma unroll
     for (int g = 0; g < kForm.groups; ++g) {
-      s.scale[g] = __fmul_rn(super, SmallToFloat(static_cast<signed char>(codes[16 * g])));
+      s.scale[g] = __fmul_rn(group.super, SmallToFloat(static_cast<signed char>(codes[16 * g])));
     }
   } else if constexpr (kForm.groups == 1) {
-    s.scale[0] = __fmul_rn(super, SmallToFloat(codes[0]));
-    s.min[0] = __fmul_rn(super_min, SmallToFloat(codes[16]));
+    s.scale[0] = __fmul_rn(group.super, SmallToFloat(codes[0]));
+    s.min[0] = __fmul_rn(group.super_min, SmallToFloat(codes[16]));
   } else {
 #pragma unroll
     for (int g = 0; g < 2; ++g) {
       const int byte = codes[16 * g];
-      s.scale[g] = __fmul_rn(super, SmallToFloat(byte & 15));
-      s.min[g] = __fmul_rn(super_min, SmallToFloat(byte >> 4));
+      s.scale[g] = __fmul_rn(group.super, SmallToFloat(byte & 15));
+      s.min[g] = __fmul_rn(group.super_min, SmallToFloat(byte >> 4));
     }
   }
   return s;
 }
 
-// One row's numbers of one block, as AddScaled wants them.
+// One row's numbers of one block. sums: two int16, of sixteen codes each.
 struct RowBlock {
   float scale;
-  int32_t sums[2];  // of codes
+  uint32_t sums;
 };
-__device__ __forceinline__ RowBlock RowBlockOf(const unsigned char* row, int b) {
-  const auto both = At<uint32_t>(row + kRecordSums + 4 * b);
-  return {At<float>(row + kRecordScales + 4 * b),
-          {static_cast<int16_t>(both & 0xffff), static_cast<int16_t>(both >> 16)}};
+
+// `start` plus `factor` times the codes that share weight scale `g`; |factor| <= 128.
+template <DType kType>
+__device__ __forceinline__ int32_t PlusCodes(int32_t start, int factor, uint32_t sums, int g) {
+  constexpr int kGroups = kernels::FormOf(kType).groups;
+  const int byte = factor & 255;
+  const int factors = kGroups == 1 ? byte | byte << 8 : byte << (8 * g);
+  return __dp2a_lo(static_cast<int>(sums), factors, start);
 }
 
-// acc[2 i + j]: output i of the lane's two, row j of its two.
+// acc[2 i + j]: output i of the lane's two, row j of its two. `sums` begin at kWholeMagicBits.
 template <DType kType>
-__device__ __forceinline__ void AddScaled(const CodeScales (&s)[2], int g, const int32_t (&sums)[4],
-                                          const RowBlock (&rows)[2], float (&acc)[4]) {
+__device__ __forceinline__ void AddScaled(const BlockScales (&s)[2], int g,
+                                          const int32_t (&sums)[4], const RowBlock (&rows)[2],
+                                          float (&acc)[4]) {
   constexpr PackedForm kForm = kernels::FormOf(kType);
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
@@ -159,50 +178,104 @@ __device__ __forceinline__ void AddScaled(const CodeScales (&s)[2], int g, const
                             acc[2 * i + j]);
     }
     if constexpr (kForm.has_mins()) {
-      const int32_t whole = kForm.groups == 2 ? rows[j].sums[g] : rows[j].sums[0] + rows[j].sums[1];
-      const float sum = __fmul_rn(rows[j].scale, SmallToFloat(whole));
+      const int32_t whole = PlusCodes<kType>(kWholeMagicBits, 1, rows[j].sums, g);
+      const float sum = __fmul_rn(rows[j].scale, MagicToFloat(whole));
 #pragma unroll
       for (int i = 0; i < 2; ++i) acc[2 * i + j] = fmaf(-s[i].min[g], sum, acc[2 * i + j]);
     }
   }
 }
 
-// What a sum begins with, so that codes need no offset.
+// Block `b` of a group; `column`: the lane's four codes of the block's first half.
 template <DType kType>
-__device__ __forceinline__ int32_t SumStart(const RowBlock& row, int g) {
+__device__ __forceinline__ void AddBlock(const unsigned char* head, const GroupScales (&groups)[2],
+                                         int b, const unsigned char* column,
+                                         const RowBlock (&rows)[2], float (&acc)[4]) {
   constexpr PackedForm kForm = kernels::FormOf(kType);
-  if constexpr (kForm.zero == 0) return kWholeMagicBits;
-  return kWholeMagicBits -
-         kForm.zero * (kForm.groups == 2 ? row.sums[g] : row.sums[0] + row.sums[1]);
-}
-
-template <DType kType>
-__device__ __forceinline__ void AddBlock(const unsigned char* group, int b, int at,
-                                         const unsigned char* const (&rows)[2],
-                                         const unsigned char* column_row, float (&acc)[4]) {
-  constexpr PackedForm kForm = kernels::FormOf(kType);
-  const int g = LaneId() / 4, t = LaneId() % 4;
-  const unsigned char* const block = group + kForm.head_bytes() + b * kForm.block_bytes();
-  const CodeScales scales[2] = {ScalesOf<kType>(group, b, g), ScalesOf<kType>(group, b, g + 8)};
-  const RowBlock row_blocks[2] = {RowBlockOf(rows[0], at), RowBlockOf(rows[1], at)};
-  const uint32_t left[4] = {CodeWord<kType, 0>(block, t, g, scales[0].shift),
-                            CodeWord<kType, 0>(block, t, g + 8, scales[1].shift),
-                            CodeWord<kType, 1>(block, t, g, scales[0].shift),
-                            CodeWord<kType, 1>(block, t, g + 8, scales[1].shift)};
-  const uint32_t right[2] = {At<uint32_t>(column_row + 32 * at + 4 * t),
-                             At<uint32_t>(column_row + 32 * at + 16 + 4 * t)};
+  const int o = LaneId() / 4, t = LaneId() % 4;
+  const unsigned char* const block = head + kForm.head_bytes() + b * kForm.block_bytes();
+  const BlockScales scales[2] = {ScalesOf<kType>(head, groups[0], b, o),
+                                 ScalesOf<kType>(head, groups[1], b, o + 8)};
+  const uint32_t left[4] = {CodeWord<kType, 0>(block, t, o, scales[0].shift),
+                            CodeWord<kType, 0>(block, t, o + 8, scales[1].shift),
+                            CodeWord<kType, 1>(block, t, o, scales[0].shift),
+                            CodeWord<kType, 1>(block, t, o + 8, scales[1].shift)};
+  const uint32_t right[2] = {At<uint32_t>(column), At<uint32_t>(column + 16)};
 #pragma unroll
-  for (int group_of = 0; group_of < kForm.groups; ++group_of) {
-    const int32_t even = SumStart<kType>(row_blocks[0], group_of);
-    const int32_t odd = SumStart<kType>(row_blocks[1], group_of);
-    int32_t sums[4] = {even, odd, even, odd};
+  for (int g = 0; g < kForm.groups; ++g) {
+    // Minus the form's zero times the codes, so that the weights' codes need no offset.
+    int32_t start[2] = {kWholeMagicBits, kWholeMagicBits};
+#pragma unroll
+    for (int j = 0; j < 2 && kForm.zero != 0; ++j) {
+      start[j] = PlusCodes<kType>(kWholeMagicBits, -kForm.zero, rows[j].sums, g);
+    }
+    int32_t sums[4] = {start[0], start[1], start[0], start[1]};
     if constexpr (kForm.groups == 1) {
       MmaU8S8(sums, left, right);
     } else {
-      const uint32_t half[2] = {left[2 * group_of], left[2 * group_of + 1]};
-      MmaU8S8(sums, half, right[group_of]);
+      const uint32_t half[2] = {left[2 * g], left[2 * g + 1]};
+      MmaU8S8(sums, half, right[g]);
     }
-    AddScaled<kType>(scales, group_of, sums, row_blocks, acc);
+    AddScaled<kType>(scales, g, sums, rows, acc);
+  }
+}
+
+// Numbers of the lane's two rows for four blocks.
+struct RowQuad {
+  Words4 scales, sums;
+};
+__device__ __forceinline__ RowQuad RowQuadOf(const unsigned char* row, int quad) {
+  return {Load16(row + kRecordScales + 16 * quad), Load16(row + kRecordSums + 16 * quad)};
+}
+__device__ __forceinline__ RowBlock Of(const RowQuad& quad, int i) {
+  return {__uint_as_float(quad.scales.w[i]), quad.sums.w[i]};
+}
+
+// All eight blocks of a stage.
+template <DType kType>
+__device__ __forceinline__ void AddStage(const unsigned char* stage, const unsigned char* column,
+                                         const unsigned char* const (&rows)[2], float (&acc)[4]) {
+  constexpr PackedForm kForm = kernels::FormOf(kType);
+  constexpr int kGroupBlocks = kForm.group_blocks();
+  const int o = LaneId() / 4;
+  GroupScales groups[2];
+#pragma unroll
+  for (int quad = 0; quad < 2; ++quad) {
+    const RowQuad row_quads[2] = {RowQuadOf(rows[0], quad), RowQuadOf(rows[1], quad)};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int at = 4 * quad + i;
+      const unsigned char* const head = stage + at / kGroupBlocks * kForm.group_bytes();
+      if (at % kGroupBlocks == 0) {
+        groups[0] = GroupScalesOf<kType>(head, o);
+        groups[1] = GroupScalesOf<kType>(head, o + 8);
+      }
+      const RowBlock row_blocks[2] = {Of(row_quads[0], i), Of(row_quads[1], i)};
+      AddBlock<kType>(head, groups, at % kGroupBlocks, column + 32 * at, row_blocks, acc);
+    }
+  }
+}
+
+// The last blocks of a panel that does not end with a stage.
+template <DType kType>
+__device__ __forceinline__ void AddBlocks(int blocks, const unsigned char* stage,
+                                          const unsigned char* column,
+                                          const unsigned char* const (&rows)[2], float (&acc)[4]) {
+  constexpr PackedForm kForm = kernels::FormOf(kType);
+  constexpr int kGroupBlocks = kForm.group_blocks();
+  const int o = LaneId() / 4;
+#pragma unroll 1
+  for (int at = 0; at < blocks; ++at) {
+    const unsigned char* const head = stage + at / kGroupBlocks * kForm.group_bytes();
+    const GroupScales groups[2] = {GroupScalesOf<kType>(head, o),
+                                   GroupScalesOf<kType>(head, o + 8)};
+    RowBlock row_blocks[2];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      row_blocks[j] = {At<float>(rows[j] + kRecordScales + 4 * at),
+                       At<uint32_t>(rows[j] + kRecordSums + 4 * at)};
+    }
+    AddBlock<kType>(head, groups, at % kGroupBlocks, column + 32 * at, row_blocks, acc);
   }
 }
 
@@ -211,35 +284,33 @@ __global__ void __launch_bounds__(kPanelWarps* kWarpThreads)
     ExpertCodesKernel(const ProductWork w) {
   using Form = CodesForm<kType>;
   constexpr PackedForm kForm = Form::kForm;
-  constexpr int kGroupBlocks = kForm.group_blocks();
   const int64_t panel = static_cast<int64_t>(blockIdx.x) * kPanelWarps + WarpId();
   if (panel >= w.panels) return;
   const ProductTile tile = w.tiles[blockIdx.y];
-  const int g = LaneId() / 4, t = LaneId() % 4, last = static_cast<int>(tile.rows) - 1;
+  const int o = LaneId() / 4, t = LaneId() % 4, last = static_cast<int>(tile.rows) - 1;
   // Columns of the product without a row repeat the last one; nobody reads them.
   const auto row_offset = [&](int row) {
     return Form::kStageBytes + (row < last ? row : last) * Form::kRowStride;
   };
-  const int offsets[2] = {row_offset(2 * t), row_offset(2 * t + 1)}, column_offset = row_offset(g);
+  const int offsets[2] = {row_offset(2 * t), row_offset(2 * t + 1)};
+  const int column_offset = row_offset(o) + 4 * t;
   float acc[4] = {0.0f, 0.0f, 0.0f, 0.0f};
   PanelStream<Form> stream(w, tile, panel);
   for (int stage = 0; stage < w.stages; ++stage) {
     const unsigned char* const bytes = stream.Next(stage);
     const unsigned char* const rows[2] = {bytes + offsets[0], bytes + offsets[1]};
     const int size = static_cast<int>(StageEnd<Form>(w, stage) - Form::Begin(w, stage));
-    const int blocks = size / kForm.group_bytes() * kGroupBlocks;
-#pragma unroll
-    for (int b = 0; b < Form::kStageBlocks; ++b) {
-      if (b < blocks) {
-        AddBlock<kType>(bytes + b / kGroupBlocks * kForm.group_bytes(), b % kGroupBlocks, b, rows,
-                        bytes + column_offset, acc);
-      }
+    if (kForm.group_blocks() == 8 || size == Form::kStageBytes) {
+      AddStage<kType>(bytes, bytes + column_offset, rows, acc);
+    } else {
+      AddBlocks<kType>(size / kForm.group_bytes() * kForm.group_blocks(), bytes,
+                       bytes + column_offset, rows, acc);
     }
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int row = 2 * t + i % 2;
-    const int64_t output = 16 * panel + g + i / 2 * 8;
+    const int64_t output = 16 * panel + o + i / 2 * 8;
     if (row <= last && output < w.outputs) Deliver(w, tile, row, output, acc[i]);
   }
 }

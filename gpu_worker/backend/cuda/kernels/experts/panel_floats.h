@@ -151,8 +151,8 @@ __device__ __forceinline__ void AddExact(const float (&weights)[2], const unsign
 
 // Line t + 4 kHalf of a block: four columns.
 template <DType kType, int kHalf>
-__device__ __forceinline__ void AddExactLine(const unsigned char* block, const CodeScales& s, int t,
-                                             const unsigned char* x, int rows,
+__device__ __forceinline__ void AddExactLine(const unsigned char* block, const BlockScales& s,
+                                             int t, const unsigned char* x, int rows,
                                              float (&sums)[2 * kExpertTileRows]) {
   constexpr PackedForm kForm = kernels::FormOf(kType);
   constexpr int kGroup = kForm.groups == 2 ? kHalf : 0;
@@ -182,7 +182,8 @@ __device__ __forceinline__ void AddExactStage(const ProductWork& w, int stage,
     const int64_t left = w.cols / kBlockCols - static_cast<int64_t>(stage) * Form::kStageBlocks;
     for (int b = 0; b < Form::kStageBlocks && b < left; ++b, x += kBlockCols * 4) {
       const unsigned char* const group = bytes + b / kGroupBlocks * kForm.group_bytes();
-      const CodeScales s = ScalesOf<kType>(group, b % kGroupBlocks, o);
+      const BlockScales s =
+          ScalesOf<kType>(group, GroupScalesOf<kType>(group, o), b % kGroupBlocks, o);
       const unsigned char* const block =
           group + kForm.head_bytes() + b % kGroupBlocks * kForm.block_bytes();
       for (int t = 0; t < 4; ++t) AddExactLine<kType, 0>(block, s, t, x, rows, sums);
