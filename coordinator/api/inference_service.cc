@@ -201,6 +201,7 @@ class InferenceService final : public Inference::CallbackService {
       info->set_precision(engine->precision());
       info->set_attention(engine->attention());
       info->set_linear_formats(engine->linear_formats());
+      info->set_backend(engine->backend());
       const uint64_t capacity_tokens = uint64_t{engine->kv_pages()} * engine->page_tokens();
       info->set_context_tokens(std::min<uint64_t>(parts_.context_tokens, capacity_tokens));
     }

@@ -24,6 +24,7 @@ Json ModelToJson(const inference::v1::ModelInfo& model) {
           {"precision", model.precision()},
           {"attention", model.attention()},
           {"linear_formats", model.linear_formats()},
+          {"backend", model.backend()},
           {"recipe", model.recipe()},
           {"recipe_digest", model.recipe_digest()},
           {"context_tokens", model.context_tokens()},
@@ -43,6 +44,7 @@ inference::v1::ModelInfo ModelFromJson(const Json& json) {
   model.set_attention(json.at("attention").get<std::string>());
   // Not in manifests of before there were recipes.
   model.set_linear_formats(json.value("linear_formats", std::string()));
+  model.set_backend(json.value("backend", std::string()));
   model.set_recipe(json.value("recipe", std::string()));
   model.set_recipe_digest(json.value("recipe_digest", std::string()));
   model.set_context_tokens(json.at("context_tokens").get<uint32_t>());
@@ -180,6 +182,7 @@ absl::Status CheckSameRun(const Manifest& earlier, const Manifest& now) {
                                      now.model.expert_formats()));
   TANDEM_RETURN_IF_ERROR(
       SameIfKnown("the precision", earlier.model.precision(), now.model.precision()));
+  TANDEM_RETURN_IF_ERROR(SameIfKnown("the backend", earlier.model.backend(), now.model.backend()));
   return SameIfKnown("the attention kernel", earlier.model.attention(), now.model.attention());
 }
 
