@@ -8,8 +8,9 @@
 namespace tandem::gpu_worker {
 
 // Sum over all tokens of WeightSteps(exp((logit - highest) / temperature)), exp being
-// kernels::Exp, each operation rounded to f32. highest: at least every logit; temperature > 0;
-// all finite. At most 2^18 logits.
+// kernels::Exp, each operation rounded to f32. temperature > 0; all finite; at most 2^18 logits.
+// highest: at least every logit, or no weight above it reaches kWeightMax: the sum is then modulo
+// 2^64.
 uint64_t WeightSum(std::span<const float> logits, float highest, float temperature);
 
 }  // namespace tandem::gpu_worker

@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "gpu_worker/engine/forward.h"
 #include "gpu_worker/engine/plan_check.h"
+#include "gpu_worker/engine/row_answers.h"
 #include "gpu_worker/engine/sequences.h"
 #include "proto/engine.pb.h"
 
@@ -48,9 +49,11 @@ class Engine {
   void Answer(std::span<const Work> works, engine::v1::StepResult* result);
   void SampleAll(std::span<const Work> works, std::span<absl::Status> statuses,
                  engine::v1::StepResult* result);
+  // chosen: indices into works, at most logit_rows_max.
+  void SampleGroup(std::span<const Work> works, std::span<const int64_t> chosen,
+                   std::span<absl::Status> statuses, engine::v1::StepResult* result);
   absl::Status AddPromptLogprobs(const Work& work, engine::v1::SliceResult* result);
-  absl::Status Sample(const Work& work, std::span<const float> logits,
-                      engine::v1::SliceResult* result);
+  static void SetToken(const Work& work, RowAnswer answer, engine::v1::SliceResult* result);
 
   void EndTrace();
 
@@ -60,8 +63,7 @@ class Engine {
   StepTrace* trace_;
   Forward forward_;
   Sequences sequences_;
-  int64_t rows_ = 0;           // computed in the step that is running
-  std::vector<float> logits_;  // of the last Logits call
+  int64_t rows_ = 0;  // computed in the step that is running
 };
 
 }  // namespace tandem::gpu_worker

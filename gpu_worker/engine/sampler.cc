@@ -3,10 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "gpu_worker/backend/weight_steps.h"
+#include "gpu_worker/backend/weight_sum.h"
 #include "gpu_worker/engine/philox.h"
 #include "lib/base/check.h"
 #include "lib/kernels/activation.h"
@@ -16,54 +20,69 @@ namespace {
 
 using sampling::v1::SamplingParams;
 
-// True when token a is more likely than b: higher logit, lower id on a tie.
-struct MoreLikely {
-  std::span<const float> logits;
-  bool operator()(uint32_t a, uint32_t b) const {
-    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
-  }
-};
-
-// The tokens from the most likely on, each found when asked for: a draw rarely needs more than a
-// few of a large vocabulary.
+// The tokens of a row from the most likely on, each found when asked for: a draw rarely needs more
+// than a few of a large vocabulary.
 class BestFirst {
  public:
-  explicit BestFirst(std::span<const float> logits)
-      : less_likely_{MoreLikely{logits}}, heap_(logits.size()) {
+  explicit BestFirst(std::span<const float> logits) : less_likely_{logits}, heap_(logits.size()) {
     std::iota(heap_.begin(), heap_.end(), 0u);
     std::make_heap(heap_.begin(), heap_.end(), less_likely_);
   }
-  bool empty() const { return heap_.empty(); }
-  uint32_t Next() {
+  std::optional<TokenLogit> Next() {
+    if (heap_.empty()) return std::nullopt;
     std::pop_heap(heap_.begin(), heap_.end(), less_likely_);
     const uint32_t token = heap_.back();
     heap_.pop_back();
-    return token;
+    return less_likely_.at(token);
   }
 
  private:
   struct LessLikely {
-    MoreLikely more;
-    bool operator()(uint32_t a, uint32_t b) const { return more(b, a); }
+    std::span<const float> logits;
+    TokenLogit at(uint32_t token) const { return {token, logits[token]}; }
+    bool operator()(uint32_t a, uint32_t b) const { return MoreLikely(at(b), at(a)); }
   };
   LessLikely less_likely_;
   std::vector<uint32_t> heap_;
 };
 
-bool HasPenalty(float penalty, float neutral) { return penalty != 0.0f && penalty != neutral; }
+// The same of tokens that are in order already.
+class InOrder {
+ public:
+  explicit InOrder(std::span<const TokenLogit> tokens) : left_(tokens) {}
+  std::optional<TokenLogit> Next() {
+    if (left_.empty()) return std::nullopt;
+    const TokenLogit token = left_.front();
+    left_ = left_.subspan(1);
+    return token;
+  }
 
-void ApplyPenalties(const SampleInput& input, std::vector<float>& logits) {
+ private:
+  std::span<const TokenLogit> left_;
+};
+
+bool HasPenalty(float penalty, float neutral) { return penalty != 0.0f && penalty != neutral; }
+bool HasRepetitionPenalty(const SamplingParams& p) {
+  return HasPenalty(p.repetition_penalty(), 1.0f);
+}
+bool HasAnswerPenalty(const SamplingParams& p) {
+  return p.presence_penalty() != 0.0f || p.frequency_penalty() != 0.0f;
+}
+
+// logits[token]: of every token that bias or penalties touch.
+template <typename Logits>
+void Adjust(const SampleInput& input, Logits& logits) {
   const SamplingParams& p = *input.params;
-  if (HasPenalty(p.repetition_penalty(), 1.0f)) {
-    std::vector<bool> seen(logits.size(), false);
+  for (const auto& [token, bias] : p.logit_bias()) logits[token] += bias;
+  if (HasRepetitionPenalty(p)) {
+    absl::flat_hash_set<uint32_t> seen;
     for (const uint32_t token : input.tokens) {
-      if (seen[token]) continue;
-      seen[token] = true;
+      if (!seen.insert(token).second) continue;
       float& logit = logits[token];
       logit = logit > 0 ? logit / p.repetition_penalty() : logit * p.repetition_penalty();
     }
   }
-  if (p.presence_penalty() == 0.0f && p.frequency_penalty() == 0.0f) return;
+  if (!HasAnswerPenalty(p)) return;
   absl::flat_hash_map<uint32_t, int64_t> counts;
   for (const uint32_t token : input.tokens.subspan(input.prompt_tokens)) ++counts[token];
   for (const auto& [token, count] : counts) {
@@ -71,39 +90,65 @@ void ApplyPenalties(const SampleInput& input, std::vector<float>& logits) {
   }
 }
 
-std::vector<float> Adjusted(const SampleInput& input) {
-  std::vector<float> logits(input.logits.begin(), input.logits.end());
-  for (const auto& [token, bias] : input.params->logit_bias()) logits[token] += bias;
-  ApplyPenalties(input, logits);
-  return logits;
-}
-
 struct Candidate {
   uint32_t token;
   double weight;  // exp((logit - highest) / temperature)
 };
 
-// The first tokens of `order` that top-k, top-p and min-p keep. top-p counts shares of what top-k
-// kept; `all_weights` is the sum over the whole vocabulary.
-std::vector<Candidate> Keep(const SamplingParams& p, BestFirst order,
-                            std::span<const float> weights, double all_weights) {
-  std::vector<Candidate> kept;
-  const size_t k = p.top_k() == 0 ? weights.size() : std::min<size_t>(p.top_k(), weights.size());
-  double total = all_weights;
-  if (k < weights.size()) {
-    total = 0;
-    BestFirst copy = order;
-    for (size_t i = 0; i < k; ++i) total += weights[copy.Next()];
+// The tokens of an order with their weights, found as far as somebody looks.
+template <typename Order>
+class Candidates {
+ public:
+  Candidates(Order order, float temperature)
+      : order_(std::move(order)), temperature_(temperature) {}
+
+  // Null where the order ends before.
+  const Candidate* at(size_t i) {
+    while (found_.size() <= i) {
+      const std::optional<TokenLogit> next = order_.Next();
+      if (!next.has_value()) return nullptr;
+      if (found_.empty()) highest_ = next->logit;
+      found_.push_back({next->id, kernels::Exp((next->logit - highest_) / temperature_)});
+    }
+    return &found_[i];
   }
-  const double reach = p.top_p() > 0.0f && p.top_p() < 1.0f ? p.top_p() * total : HUGE_VAL;
+  std::span<const Candidate> first(size_t count) const { return std::span(found_).first(count); }
+
+ private:
+  Order order_;
+  const float temperature_;
+  float highest_ = 0;
+  std::vector<Candidate> found_;
+};
+
+bool HasTopP(const SamplingParams& p) { return p.top_p() > 0.0f && p.top_p() < 1.0f; }
+bool HasFilter(const SamplingParams& p) { return p.top_k() > 0 || HasTopP(p) || p.min_p() > 0.0f; }
+
+// How many tokens top-k, top-p and min-p keep, the most likely ones. top-p counts shares of what
+// top-k kept; `all_weights` is the sum over the whole vocabulary.
+template <typename Order>
+std::optional<size_t> Keep(const SamplingParams& p, size_t vocab, double all_weights,
+                           Candidates<Order>& candidates) {
+  const size_t k = p.top_k() == 0 ? vocab : std::min<size_t>(p.top_k(), vocab);
+  double total = all_weights;
+  if (k < vocab) {
+    total = 0;
+    for (size_t i = 0; i < k; ++i) {
+      const Candidate* const candidate = candidates.at(i);
+      if (candidate == nullptr) return std::nullopt;
+      total += candidate->weight;
+    }
+  }
+  const double reach = HasTopP(p) ? p.top_p() * total : HUGE_VAL;
+  size_t kept = 0;
   double sum = 0;
-  while (kept.size() < k && sum < reach) {
-    const uint32_t token = order.Next();
-    const double weight = weights[token];
+  while (kept < k && sum < reach) {
+    const Candidate* const candidate = candidates.at(kept);
+    if (candidate == nullptr) return std::nullopt;
     // min-p: the most likely token has weight 1.
-    if (!kept.empty() && weight < p.min_p()) break;
-    kept.push_back({token, weight});
-    sum += weight;
+    if (kept > 0 && candidate->weight < p.min_p()) break;
+    sum += candidate->weight;
+    ++kept;
   }
   return kept;
 }
@@ -120,20 +165,40 @@ uint32_t DrawFrom(std::span<const Candidate> kept, double uniform) {
 }
 
 // Without a filter nothing is kept apart: the walk goes on until the draw is reached.
-uint32_t DrawFromAll(BestFirst order, std::span<const float> weights, double all_weights,
-                     double uniform) {
+template <typename Order>
+std::optional<uint32_t> DrawFromAll(size_t vocab, double all_weights, double uniform,
+                                    Candidates<Order>& candidates) {
   double left = uniform * all_weights;
-  uint32_t token = 0;
-  while (!order.empty()) {
-    token = order.Next();
-    left -= weights[token];
-    if (left < 0) break;
+  for (size_t i = 0;; ++i) {
+    const Candidate* const candidate = candidates.at(i);
+    if (candidate == nullptr) return std::nullopt;
+    left -= candidate->weight;
+    if (left < 0 || i + 1 == vocab) return candidate->token;
   }
-  return token;
 }
 
-bool HasFilter(const SamplingParams& p) {
-  return p.top_k() > 0 || (p.top_p() > 0.0f && p.top_p() < 1.0f) || p.min_p() > 0.0f;
+// What touched tokens have after bias and penalties.
+absl::flat_hash_map<uint32_t, float> AdjustTouched(const SampleInput& input,
+                                                   std::span<const TokenLogit> touched) {
+  absl::flat_hash_map<uint32_t, float> adjusted;
+  for (const TokenLogit& token : touched) adjusted[token.id] = token.logit;
+  Adjust(input, adjusted);
+  return adjusted;
+}
+
+// weight_sum: called where the sum over the whole vocabulary counts.
+template <typename Order, typename WeightSumOf>
+std::optional<uint32_t> Draw(const SamplingParams& p, Order order, size_t vocab, uint64_t position,
+                             WeightSumOf weight_sum) {
+  Candidates<Order> candidates(std::move(order), p.temperature());
+  const double uniform = UniformAt(p.seed(), position);
+  const double all = NeedsWeightSum(p, static_cast<int64_t>(vocab))
+                         ? std::ldexp(static_cast<double>(weight_sum()), -kWeightStepBits)
+                         : 0.0;
+  if (!HasFilter(p)) return DrawFromAll(vocab, all, uniform, candidates);
+  const std::optional<size_t> kept = Keep(p, vocab, all, candidates);
+  if (!kept.has_value()) return std::nullopt;
+  return DrawFrom(candidates.first(*kept), uniform);
 }
 
 absl::Status OutOfRange(const char* name, const char* range, double found) {
@@ -176,49 +241,125 @@ absl::Status CheckSampling(const SamplingParams& p, int64_t vocab_size) {
   return absl::OkStatus();
 }
 
+bool NeedsWeightSum(const SamplingParams& p, int64_t vocab) {
+  if (p.temperature() == 0.0f) return false;
+  const bool all_kept = p.top_k() == 0 || p.top_k() >= vocab;
+  return all_kept && (HasTopP(p) || !HasFilter(p));
+}
+
 uint32_t SampleToken(const SampleInput& input) {
   TANDEM_CHECK(!input.logits.empty());
   const SamplingParams& p = *input.params;
-  std::vector<float> logits = Adjusted(input);
+  std::vector<float> logits(input.logits.begin(), input.logits.end());
+  Adjust(input, logits);
   const auto best = std::max_element(logits.begin(), logits.end());  // the first of equals
   if (p.temperature() == 0.0f) return static_cast<uint32_t>(best - logits.begin());
-  const float highest = *best;
-  for (float& logit : logits) logit = (logit - highest) / p.temperature();
-  std::vector<float> weights(logits.size());
-  kernels::ExpShifted(logits.data(), 0.0f, weights.data(), static_cast<int64_t>(logits.size()));
-  const double all = std::accumulate(weights.begin(), weights.end(), 0.0);
-  const double uniform = UniformAt(p.seed(), input.tokens.size());
-  if (!HasFilter(p)) return DrawFromAll(BestFirst(logits), weights, all, uniform);
-  return DrawFrom(Keep(p, BestFirst(logits), weights, all), uniform);
+  const auto weight_sum = [&] { return WeightSum(logits, *best, p.temperature()); };
+  return *Draw(p, BestFirst(logits), logits.size(), input.tokens.size(), weight_sum);
+}
+
+bool TouchesLogits(const SamplingParams& p) {
+  return !p.logit_bias().empty() || HasRepetitionPenalty(p) || HasAnswerPenalty(p);
+}
+
+std::vector<uint32_t> TouchedTokens(const SampleInput& input) {
+  const SamplingParams& p = *input.params;
+  std::vector<uint32_t> touched;
+  for (const auto& [token, bias] : p.logit_bias()) touched.push_back(token);
+  std::span<const uint32_t> penalized;
+  if (HasAnswerPenalty(p)) penalized = input.tokens.subspan(input.prompt_tokens);
+  if (HasRepetitionPenalty(p)) penalized = input.tokens;
+  touched.insert(touched.end(), penalized.begin(), penalized.end());
+  std::sort(touched.begin(), touched.end());
+  touched.erase(std::unique(touched.begin(), touched.end()), touched.end());
+  return touched;
+}
+
+std::vector<TokenLogit> AdjustBest(const SampleInput& input, std::span<const TokenLogit> best,
+                                   std::span<const TokenLogit> touched, int64_t vocab) {
+  const absl::flat_hash_map<uint32_t, float> adjusted = AdjustTouched(input, touched);
+  std::vector<TokenLogit> known;
+  for (const TokenLogit& token : best) {
+    if (!adjusted.contains(token.id)) known.push_back(token);
+  }
+  const bool all = static_cast<int64_t>(best.size()) == vocab;
+  for (const auto& [id, logit] : adjusted) {
+    const TokenLogit token = {id, logit};
+    if (all || !MoreLikely(best.back(), token)) known.push_back(token);
+  }
+  std::sort(known.begin(), known.end(), MoreLikely);
+  return known;
+}
+
+std::optional<uint64_t> AdjustWeightSum(const SampleInput& input,
+                                        std::span<const TokenLogit> touched, float highest,
+                                        uint64_t raw_sum) {
+  const auto weight_of = [&](float logit) {
+    return kernels::Exp((logit - highest) / input.params->temperature());
+  };
+  const absl::flat_hash_map<uint32_t, float> adjusted = AdjustTouched(input, touched);
+  uint64_t sum = raw_sum;  // unsigned: what is too much on the way comes off again
+  for (const TokenLogit& token : touched) {
+    const float raw = weight_of(token.logit);
+    if (!(raw < kWeightMax)) return std::nullopt;
+    sum += WeightSteps(weight_of(adjusted.at(token.id))) - WeightSteps(raw);
+  }
+  return sum;
+}
+
+std::optional<uint32_t> SampleFromBest(const SamplingParams& params, const KnownTokens& known,
+                                       uint64_t position) {
+  if (known.best.empty()) return std::nullopt;
+  if (params.temperature() == 0.0f) return known.best[0].id;
+  return Draw(params, InOrder(known.best), static_cast<size_t>(known.vocab), position,
+              [&] { return known.weight_sum; });
+}
+
+absl::Status CheckFinite(uint32_t not_finite) {
+  if (not_finite == kNoToken) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("the logit of token ", not_finite, " is not finite"));
 }
 
 absl::Status CheckLogits(std::span<const float> logits) {
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (!std::isfinite(logits[i])) {
-      return absl::DataLossError(absl::StrCat("the logit of token ", i, " is not finite"));
-    }
+    if (!std::isfinite(logits[i])) return CheckFinite(static_cast<uint32_t>(i));
   }
   return absl::OkStatus();
 }
 
-sampling::v1::PositionLogprobs Logprobs(std::span<const float> logits, uint32_t token, int64_t top,
-                                        std::span<const uint32_t> listed) {
-  const double highest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit - highest);
-  const double log_sum = highest + std::log(sum);
-  const auto fill = [&](uint32_t id, sampling::v1::TokenLogprob* entry) {
-    TANDEM_CHECK_LT(id, logits.size());
-    entry->set_token_id(id);
-    entry->set_logprob(static_cast<float>(logits[id] - log_sum));
+double LogSum(float highest, uint64_t weight_sum) {
+  return highest + std::log(std::ldexp(static_cast<double>(weight_sum), -kWeightStepBits));
+}
+
+sampling::v1::PositionLogprobs LogprobsOf(double log_sum, const TokenLogit& chosen,
+                                          std::span<const TokenLogit> top,
+                                          std::span<const TokenLogit> listed) {
+  const auto fill = [&](const TokenLogit& token, sampling::v1::TokenLogprob* entry) {
+    entry->set_token_id(token.id);
+    entry->set_logprob(static_cast<float>(token.logit - log_sum));
   };
   sampling::v1::PositionLogprobs result;
-  fill(token, result.mutable_chosen());
-  for (const uint32_t id : listed) fill(id, result.add_listed());
-  if (top == 0) return result;
-  BestFirst order(logits);
-  for (int64_t i = 0; i < top && !order.empty(); ++i) fill(order.Next(), result.add_top());
+  fill(chosen, result.mutable_chosen());
+  for (const TokenLogit& token : listed) fill(token, result.add_listed());
+  for (const TokenLogit& token : top) fill(token, result.add_top());
   return result;
+}
+
+sampling::v1::PositionLogprobs Logprobs(std::span<const float> logits, uint32_t token, int64_t top,
+                                        std::span<const uint32_t> listed) {
+  const float highest = *std::max_element(logits.begin(), logits.end());
+  const auto at = [&](uint32_t id) {
+    TANDEM_CHECK_LT(id, logits.size());
+    return TokenLogit{id, logits[id]};
+  };
+  std::vector<TokenLogit> best, asked;
+  for (const uint32_t id : listed) asked.push_back(at(id));
+  if (top > 0) {
+    BestFirst order(logits);
+    std::optional<TokenLogit> next;
+    while (static_cast<int64_t>(best.size()) < top && (next = order.Next())) best.push_back(*next);
+  }
+  return LogprobsOf(LogSum(highest, WeightSum(logits, highest, 1.0f)), at(token), best, asked);
 }
 
 }  // namespace tandem::gpu_worker

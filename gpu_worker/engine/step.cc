@@ -2,6 +2,7 @@
 
 #include "absl/time/clock.h"
 #include "gpu_worker/engine/engine.h"
+#include "gpu_worker/engine/row_answers.h"
 #include "gpu_worker/engine/sampler.h"
 #include "lib/base/status_macros.h"
 
@@ -156,20 +157,43 @@ void Engine::SampleAll(std::span<const Work> works, std::span<absl::Status> stat
   const size_t group_max = backend_.info().logit_rows_max;
   for (size_t begin = 0; begin < chosen.size(); begin += group_max) {
     const size_t count = std::min(group_max, chosen.size() - begin);
-    std::vector<int64_t> rows;
-    for (size_t i = 0; i < count; ++i) {
-      const Work& work = works[chosen[begin + i]];
-      rows.push_back(work.row_begin + work.slice->token_ids_size() - 1);
-    }
-    forward_.ComputeLogits(rows).Rows(RowRange(0, static_cast<int64_t>(count)), &logits_);
-    const TraceScope traced(trace_, "sampling");
-    for (size_t i = 0; i < count; ++i) {
-      const int64_t index = chosen[begin + i];
-      statuses[index] = Sample(
-          works[index], std::span(logits_).subspan(i * config_.vocab_size, config_.vocab_size),
-          result->mutable_slices(static_cast<int>(index)));
-    }
+    SampleGroup(works, std::span(chosen).subspan(begin, count), statuses, result);
   }
+}
+
+void Engine::SampleGroup(std::span<const Work> works, std::span<const int64_t> chosen,
+                         std::span<absl::Status> statuses, StepResult* result) {
+  std::vector<int64_t> rows;
+  std::vector<SampleInput> inputs;
+  for (const int64_t index : chosen) {
+    const Work& work = works[index];
+    rows.push_back(work.row_begin + work.slice->token_ids_size() - 1);
+    // The tokens up to this slice's end: a later slice of the same plan has added its own already.
+    const size_t seen = work.slice->start_position() + work.slice->token_ids_size();
+    inputs.push_back({{},
+                      &work.sequence->sampling,
+                      std::span(work.sequence->tokens).first(seen),
+                      work.sequence->prompt_tokens});
+  }
+  RowLogits& logits = forward_.ComputeLogits(rows);
+  const TraceScope traced(trace_, "sampling");
+  std::vector<RowAnswer> answers = NextTokens(logits, config_.vocab_size, inputs);
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    statuses[chosen[i]] = answers[i].status;
+    if (!answers[i].status.ok()) continue;
+    SetToken(works[chosen[i]], std::move(answers[i]),
+             result->mutable_slices(static_cast<int>(chosen[i])));
+  }
+}
+
+void Engine::SetToken(const Work& work, RowAnswer answer, SliceResult* result) {
+  const sampling::v1::SamplingParams& sampling = work.sequence->sampling;
+  result->set_has_token(true);
+  result->set_token_id(answer.token);
+  const auto& stops = sampling.stop_token_ids();
+  result->set_is_stop_token(!sampling.ignore_stop_tokens() &&
+                            std::find(stops.begin(), stops.end(), answer.token) != stops.end());
+  if (answer.logprobs.has_value()) *result->mutable_logprobs() = *std::move(answer.logprobs);
 }
 
 // Position p's log probability comes from the logits of position p - 1, which for a slice's first
@@ -182,44 +206,18 @@ absl::Status Engine::AddPromptLogprobs(const Work& work, SliceResult* result) {
   if (slice.prompt_logprobs_plus1() == 0) return absl::OkStatus();
   const int64_t top = slice.prompt_logprobs_plus1() - 1, vocab = config_.vocab_size;
   const int64_t rows = slice.token_ids_size(), group_max = backend_.info().logit_rows_max;
-  if (!before.empty()) *result->add_prompt_logprobs() = Logprobs(before, slice.token_ids(0), top);
+  const std::span<const uint32_t> tokens(slice.token_ids().data(), rows);
+  if (!before.empty()) *result->add_prompt_logprobs() = Logprobs(before, tokens[0], top);
+  std::vector<sampling::v1::PositionLogprobs> logprobs;
   for (int64_t begin = 0; begin < rows; begin += group_max) {
     const int64_t count = std::min(group_max, rows - begin);
-    forward_.ComputeLogits(RowRange(work.row_begin + begin, count))
-        .Rows(RowRange(0, count), &logits_);
+    RowLogits& logits = forward_.ComputeLogits(RowRange(work.row_begin + begin, count));
     const TraceScope traced(trace_, "log probabilities");
-    for (int64_t i = 0; i < count; ++i) {
-      const std::span<const float> row(logits_.data() + i * vocab, vocab);
-      TANDEM_RETURN_IF_ERROR(CheckLogits(row));
-      const int64_t next = begin + i + 1;
-      if (next == rows) {
-        sequence.last_logits.assign(row.begin(), row.end());
-      } else {
-        *result->add_prompt_logprobs() =
-            Logprobs(row, slice.token_ids(static_cast<int>(next)), top);
-      }
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Engine::Sample(const Work& work, std::span<const float> logits, SliceResult* result) {
-  TANDEM_RETURN_IF_ERROR(CheckLogits(logits));
-  // The tokens up to this slice's end: a later slice of the same plan has added its own already.
-  const size_t seen = work.slice->start_position() + work.slice->token_ids_size();
-  const sampling::v1::SamplingParams& sampling = work.sequence->sampling;
-  const uint32_t token =
-      SampleToken({logits, &sampling, std::span(work.sequence->tokens).first(seen),
-                   work.sequence->prompt_tokens});
-  result->set_has_token(true);
-  result->set_token_id(token);
-  const auto& stops = sampling.stop_token_ids();
-  result->set_is_stop_token(!sampling.ignore_stop_tokens() &&
-                            std::find(stops.begin(), stops.end(), token) != stops.end());
-  if (sampling.logprobs() || sampling.top_logprobs() > 0 || !sampling.logprob_token_ids().empty()) {
-    const auto& ids = sampling.logprob_token_ids();
-    *result->mutable_logprobs() = Logprobs(logits, token, sampling.top_logprobs(),
-                                           {ids.data(), static_cast<size_t>(ids.size())});
+    const std::span<const uint32_t> next =
+        tokens.subspan(begin + 1, std::min(count, rows - begin - 1));
+    TANDEM_RETURN_IF_ERROR(PromptLogprobs(logits, vocab, count, next, top, &logprobs));
+    for (auto& position : logprobs) *result->add_prompt_logprobs() = std::move(position);
+    if (begin + count == rows) logits.Rows(RowRange(count - 1, 1), &sequence.last_logits);
   }
   return absl::OkStatus();
 }
