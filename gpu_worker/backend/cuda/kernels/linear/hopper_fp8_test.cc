@@ -5,6 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
+#include <utility>
+#include <vector>
 
 #include "gpu_worker/backend/cuda/kernels/linear/linear_problem.h"
 
@@ -53,8 +56,23 @@ class LinearHopperFp8 : public testing::Test {
   bool emulated_ = false;
 };
 
-// Runs of inputs: one, as many as stages of the ring and about it, more than two rounds. Outputs:
-// less than a copy, one and a half and two thread blocks.
+// Few tiles to a cluster and all of them; the stages then go round from tile to tile.
+constexpr HopperFp8Plan kPlans[] = {{false, 1}, {false, 3}, {true, 1}, {true, 2}};
+
+// Bit for bit the same by every plan; what they give.
+std::vector<float> RunAllPlans(LinearProblem problem) {
+  const std::vector<float> chosen = problem.Run(Kernels::kHopper);
+  for (const HopperFp8Plan& plan : kPlans) {
+    problem.hopper_plan = plan;
+    EXPECT_EQ(problem.Run(Kernels::kHopper), chosen)
+        << problem.Name() << (plan.many_rows ? ", many rows, " : ", few rows, ") << plan.clusters;
+  }
+  return chosen;
+}
+
+// Runs of inputs: one, as many as stages of the rings and about it, in one part and in several.
+// Outputs: less than a copy of weights, less than a warpgroup's, one and a half blocks and more.
+// Rows: of one warp, more than a warpgroup's, than a block's, than a cluster's.
 TEST_F(LinearHopperFp8, IsTheExactProductWithinItsRoundings) {
   for (const LinearShape& shape : {LinearShape{1, 1, 1, 1},
                                    {64, 128, 3, 1},
@@ -63,13 +81,16 @@ TEST_F(LinearHopperFp8, IsTheExactProductWithinItsRoundings) {
                                    {130, 640, 2, 1},
                                    {192, 130, 65, 1},
                                    {40, 1200, 1, 1},
-                                   {256, 300, 70, 1},
+                                   {300, 300, 70, 1},
                                    {33, 900, 130, 1},
-                                   {24, 1700, 66, 1},
+                                   {24, 1700, 20, 1},
                                    {100, 200, 3, 3},
-                                   {72, 256, 65, 2}}) {
+                                   {72, 256, 65, 2},
+                                   {130, 130, 258, 1},
+                                   {20, 2048, 17, 1},
+                                   {257, 4100, 1, 1}}) {
     LinearProblem problem(kFp8, shape, 11);
-    ExpectNearExact(problem, shape.inputs, problem.Run(Kernels::kHopper));
+    ExpectNearExact(problem, shape.inputs, RunAllPlans(problem));
   }
 }
 
@@ -79,33 +100,106 @@ TEST_F(LinearHopperFp8, StoresBf16InPairsOrNot) {
       LinearProblem problem(kFp8, {outputs, 256, 7, 2}, 12);
       problem.y_storage = Storage::kBf16;
       problem.y_gap = gap;
-      ExpectNearExact(problem, 256, problem.Run(Kernels::kHopper));
+      ExpectNearExact(problem, 256, RunAllPlans(problem));
+    }
+  }
+}
+
+// Where y's rows begin at multiples of 16 bytes: whole boxes of 64 by 64, and cut ones.
+TEST_F(LinearHopperFp8, StoresBf16InBoxes) {
+  for (const auto& [outputs, gap] : {std::pair<int64_t, int64_t>(64, 8), {136, 0}, {193, 7}}) {
+    for (const int64_t rows : {64, 150}) {
+      LinearProblem problem(kFp8, {outputs, 140, rows, 1}, 16);
+      problem.y_storage = Storage::kBf16;
+      problem.y_gap = gap;
+      ExpectNearExact(problem, 140, RunAllPlans(problem));
     }
   }
 }
 
 TEST_F(LinearHopperFp8, ARowHasTheSameBitsInAnyCompany) {
   constexpr int64_t kRows = 135, kOutputs = 66;
-  LinearProblem problem(kFp8, {kOutputs, 400, kRows, 1}, 13);
+  LinearProblem problem(kFp8, {kOutputs, 1030, kRows, 1}, 13);
   const std::vector<float> all = problem.Run(Kernels::kHopper);
   EXPECT_EQ(problem.Run(Kernels::kHopper), all);  // and in any run
-  for (const auto& [first, count] :
-       {std::pair<int64_t, int64_t>(0, 1), {134, 1}, {64, 1}, {3, 64}, {60, 65}}) {
-    const std::vector<float> some = problem.Run(Kernels::kHopper, first, count);
-    const std::vector<float> same(all.begin() + first * kOutputs,
-                                  all.begin() + (first + count) * kOutputs);
-    EXPECT_EQ(some, same) << first << " " << count;
+  for (const bool many_rows : {false, true}) {
+    problem.hopper_plan = {many_rows, 1};
+    for (const auto& [first, count] :
+         {std::pair<int64_t, int64_t>(0, 1), {134, 1}, {64, 1}, {3, 64}, {60, 65}, {5, 130}}) {
+      const std::vector<float> some = problem.Run(Kernels::kHopper, first, count);
+      const std::vector<float> same(all.begin() + first * kOutputs,
+                                    all.begin() + (first + count) * kOutputs);
+      EXPECT_EQ(some, same) << first << " " << count << " " << many_rows;
+    }
   }
 }
 
-TEST_F(LinearHopperFp8, MoreRowsThanGoAtOnce) {
-  LinearProblem problem(kFp8, {8, 16, 1030, 1}, 14);
-  ExpectNearExact(problem, 16, problem.Run(Kernels::kHopper));
+// In a workspace that has been used, and with rows that somebody else has quantized.
+TEST_F(LinearHopperFp8, RunsAndQuantizedRowsHaveTheSameBits) {
+  LinearProblem problem(kFp8, {72, 1100, 67, 1}, 17);
+  const std::vector<float> once = problem.Run(Kernels::kHopper);
+  problem.runs = 2;
+  EXPECT_EQ(RunAllPlans(problem), once);
+  problem.quantized = true;
+  EXPECT_EQ(RunAllPlans(problem), once);
+}
+
+TEST_F(LinearHopperFp8, ARowKeepsItsNansToItself) {
+  LinearProblem problem(kFp8, {70, 1050, 3, 1}, 18);
+  const std::vector<float> clean = problem.Run(Kernels::kHopper);
+  problem.Input(0, 1, 1000) = std::numeric_limits<float>::quiet_NaN();
+  for (int64_t k = 0; k < 1050; ++k) problem.Input(0, 2, k) = 0.0f;
+  const std::vector<float> y = problem.Run(Kernels::kHopper);
+  for (int64_t n = 0; n < 70; ++n) {
+    EXPECT_EQ(y[n], clean[n]);
+    EXPECT_TRUE(std::isnan(y[70 + n]));
+    EXPECT_EQ(y[140 + n], 0.0f);
+  }
 }
 
 TEST_F(LinearHopperFp8, NoRowsAreNothingToDo) {
   LinearProblem problem(kFp8, {5, 7, 0, 1}, 15);
   EXPECT_TRUE(problem.Run(Kernels::kHopper).empty());
+}
+
+TEST(HopperFp8Splits, ArePowersOfTwoThatShareTheRuns) {
+  EXPECT_EQ(HopperFp8Splits(1), 1);
+  EXPECT_EQ(HopperFp8Splits(896), 1);
+  EXPECT_EQ(HopperFp8Splits(1024), 2);
+  EXPECT_EQ(HopperFp8Splits(1536), 2);
+  EXPECT_EQ(HopperFp8Splits(2048), 4);
+  EXPECT_EQ(HopperFp8Splits(7168), 8);
+  EXPECT_EQ(HopperFp8Splits(18432), 8);
+}
+
+int64_t BlocksOf(const HopperFp8Plan& plan, int64_t inputs) {
+  return plan.clusters * (plan.many_rows ? 2 : HopperFp8Splits(inputs));
+}
+
+// DeepSeek-V3's layers on an H200: few rows on most of its 132 multiprocessors, 4096 on all that
+// their tiles divide among, and never more blocks than run at once.
+TEST(HopperFp8Plan, FillsTheGpu) {
+  for (const auto& [outputs, inputs] : {std::pair<int64_t, int64_t>(2112, 7168),
+                                        {24576, 1536},
+                                        {32768, 512},
+                                        {7168, 16384},
+                                        {36864, 7168},
+                                        {7168, 18432},
+                                        {4096, 7168},
+                                        {7168, 2048}}) {
+    const DeviceMatrix w = MatrixShape(kFp8, outputs, inputs);
+    for (const int64_t rows : {1, 64, 128}) {
+      const HopperFp8Plan few = PlanHopperFp8(w, rows);
+      EXPECT_FALSE(few.many_rows) << outputs << " " << inputs;
+      EXPECT_GE(BlocksOf(few, inputs), 72) << outputs << " " << inputs;
+      EXPECT_LE(BlocksOf(few, inputs), 132) << outputs << " " << inputs;
+    }
+    const HopperFp8Plan many = PlanHopperFp8(w, 4096);
+    EXPECT_TRUE(many.many_rows) << outputs << " " << inputs;
+    EXPECT_GE(BlocksOf(many, inputs), 110) << outputs << " " << inputs;
+    EXPECT_LE(BlocksOf(many, inputs), 132) << outputs << " " << inputs;
+  }
+  EXPECT_FALSE(PlanHopperFp8(MatrixShape(kFp8, 576, 7168), 512).many_rows);
 }
 
 }  // namespace

@@ -323,6 +323,8 @@ std::vector<float> LinearProblem::Run(Kernels kernels, int64_t first, int64_t co
   for (int run = 0; run < runs; ++run) {
     if (splits > 0) {
       RunSplit(args, device);
+    } else if (hopper_plan.has_value()) {
+      LinearHopperFp8(args, *hopper_plan, device.stream());
     } else {
       Linear(args, device.stream());
     }

@@ -4,10 +4,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "gpu_worker/backend/cuda/device/device_test_support.h"
+#include "gpu_worker/backend/cuda/kernels/linear/hopper_fp8.h"
 #include "gpu_worker/backend/cuda/kernels/linear/linear.h"
 #include "lib/tensor/codec.h"
 
@@ -45,6 +47,8 @@ class LinearProblem {
   // are.
   int64_t splits = 0;
   bool quantized = false;  // fp8, batch 1: Linear is given codes and scales instead of rows
+  // A plan that LinearHopperFp8 is to go by; none: Linear's.
+  std::optional<HopperFp8Plan> hopper_plan;
   int runs = 1;            // one after another in the same workspace; the last one counts
 
   float& Input(int64_t b, int64_t row, int64_t k) {
