@@ -7,22 +7,33 @@ namespace tandem::gpu_worker::cuda {
 
 void CudaBackend::ProjectAndCache(int64_t layer, const DeviceRows& h, DeviceRows& q) {
   const CudaLayer& w = weights_.layers[layer];
-  const int64_t hidden = config_.hidden_size, queries = AsCuda(q).cols();
-  if (w.q.outputs > 0) {
-    Project("query", layer, w.q, AsCuda(h).data(), hidden, AsCuda(q).data(), queries);
-  } else {
-    const int64_t lora = config_.q_lora_rank;
-    Project("query_a", layer, w.q_a, AsCuda(h).data(), hidden, scratch_.q_lora, lora);
-    Normalize("query_norm", layer, scratch_.q_lora, w.q_a_norm, lora, scratch_.q_lora);
-    Project("query_b", layer, w.q_b, scratch_.q_lora, lora, AsCuda(q).data(), queries);
+  const InputRows in = InputsOf(h);
+  const int64_t queries = AsCuda(q).cols(), stride = w.latents.stride;
+  void* const to = AsCuda(q).data();
+  Project("query", layer, w.q, in, to, queries);
+  ProjectPair({"latents", "query_a", "key_value"}, layer, w.latents, in, scratch_.latents);
+  if (w.q_b.outputs > 0) {
+    const Fp8Scratch fp8 = IsFp8(w.q_b) ? scratch_.inner : Fp8Scratch{};
+    void* const normed = IsFp8(w.q_b) ? nullptr : scratch_.latents;
+    Normalize("query_norm", layer,
+              {.x = scratch_.latents,
+               .x_stride = stride,
+               .weight = w.q_a_norm,
+               .cols = config_.q_lora_rank,
+               .out = normed,
+               .out_stride = stride},
+              fp8);
+    Project("query_b", layer, w.q_b, {normed, stride, Rows(fp8)}, to, queries);
   }
-  Project("key_value", layer, w.kv_a, AsCuda(h).data(), hidden, scratch_.kv, config_.kv_row_dim());
+  const auto* const kv =
+      static_cast<const std::byte*>(scratch_.latents) + w.latents.second_begin * BytesOf(storage_);
   Do(
       "rope", layer,
-      [=, this, to = AsCuda(q).data()](Stream stream) {
+      [=, this](Stream stream) {
         RotateQueries(storage_, Tables(), heads_, config_.qk_head_dim(), slot().padded, to, stream);
         FinishKeys({.storage = storage_,
-                    .kv = scratch_.kv,
+                    .kv = kv,
+                    .kv_stride = stride,
                     .weight = weights_.layers[layer].kv_a_norm,
                     .eps = static_cast<float>(config_.rms_norm_eps),
                     .latent = config_.kv_lora_rank,
@@ -60,7 +71,7 @@ void CudaBackend::AddAttentionOutput(int64_t layer, const DeviceRows& attended, 
     Gather(layer, plan_.attended(), heads, scratch_.whole);
     heads = scratch_.whole;
   }
-  ProjectWhole("attention_out", layer, w.o, w.o_split, heads, plan_.attended().total(),
+  ProjectWhole("attention_out", layer, w.o, w.o_split, {heads, plan_.attended().total(), {}},
                scratch_.delta);
   AddDelta(layer, x);
 }

@@ -39,7 +39,7 @@ void CudaBackend::BeginStep(int slot, const StepBatch& step) {
 void CudaBackend::Embed(DeviceRows& x) {
   const Split& split = weights_.embedding_split;
   const int64_t cols = split.of(rank_).size();
-  void* const whole = AsCuda(x).data();
+  void* const whole = Change(x);
   void* const to = collective_ == nullptr ? whole : scratch_.part;
   Do(
       "embed", -1,
@@ -55,7 +55,18 @@ void CudaBackend::Embed(DeviceRows& x) {
 void CudaBackend::Norm(int64_t layer, NormSite site, const DeviceRows& x, DeviceRows& out) {
   const CudaLayer& w = weights_.layers[layer];
   const float* weight = site == NormSite::kBeforeAttention ? w.attention_norm : w.ffn_norm;
-  Normalize("norm", layer, AsCuda(x).data(), weight, config_.hidden_size, AsCuda(out).data());
+  const int64_t hidden = config_.hidden_size;
+  const bool fp8 = ReadsFp8(w, site);
+  void* const to = Change(out);
+  Normalize("norm", layer,
+            {.x = AsCuda(x).data(),
+             .x_stride = hidden,
+             .weight = weight,
+             .cols = hidden,
+             .out = to,
+             .out_stride = hidden},
+            fp8 ? scratch_.normed : Fp8Scratch{});
+  if (fp8) normed_ = to;
 }
 
 void CudaBackend::AddDenseFfn(int64_t layer, const DeviceRows& h, DeviceRows& x) {
@@ -146,16 +157,17 @@ void CudaBackend::FinishRoute(RouterChoice* choice) {
 
 void CudaBackend::SharedFfn(int64_t layer, const DeviceRows& h, DeviceRows& out) {
   const std::optional<CudaFfn>& shared = weights_.layers[layer].shared;
+  void* const to = AsCuda(out).data();
   OpenSegment(/*part=*/1, layer);
   if (shared.has_value()) {
-    Ffn(layer, *shared, h, AsCuda(out).data());
+    Ffn(layer, *shared, h, to);
   } else {
     const int64_t bytes = slot().padded * config_.hidden_size * BytesOf(storage_);
     Do(
-        "no_shared", layer,
-        [=, to = AsCuda(out).data()](Stream stream) { FillBytes(to, 0, bytes, stream); },
-        AsCuda(out).data());
+        "no_shared", layer, [=](Stream stream) { FillBytes(to, 0, bytes, stream); },
+        static_cast<const std::byte*>(to));
   }
+  Change(out);
   EndSegment();
 }
 
@@ -171,7 +183,7 @@ void CudaBackend::AddMoe(const DeviceRows& shared, DeviceRows& x) {
   const int64_t padded_count = s.padded * config_.hidden_size;
   Do(
       "combine", -1,
-      [=, this, from = AsCuda(shared).data(), to = AsCuda(x).data()](Stream stream) {
+      [=, this, from = AsCuda(shared).data(), to = Change(x)](Stream stream) {
         cuda::AddMoe(storage_, from, routed, padded_count, to, stream);
       },
       AsCuda(shared).data(), AsCuda(x).data());
@@ -192,64 +204,92 @@ LinearArgs CudaBackend::LinearOf(const DeviceMatrix& w, const void* x, int64_t x
           .workspace_bytes = scratch_.workspace_bytes};
 }
 
-void CudaBackend::Project(const char* name, int64_t layer, const DeviceMatrix& w, const void* x,
-                          int64_t x_stride, void* y, int64_t y_stride) {
-  if (w.outputs == 0) return;  // a rank without a share
-  const LinearArgs args = LinearOf(w, x, x_stride, slot().padded, y, y_stride, storage_);
+void CudaBackend::Project(const char* name, int64_t layer, const DeviceMatrix& w,
+                          const InputRows& x, void* y, int64_t y_stride) {
+  if (w.outputs == 0) return;  // not there, or a rank without a share
+  LinearArgs args = LinearOf(w, x.x, x.stride, slot().padded, y, y_stride, storage_);
+  if (IsFp8(w)) args.x_fp8 = x.fp8;
   Do(
       name, layer, [args](Stream stream) { cuda::Linear(args, stream); },
-      static_cast<const std::byte*>(x), static_cast<const std::byte*>(y));
+      static_cast<const std::byte*>(x.x), args.x_fp8.codes, static_cast<const std::byte*>(y));
 }
 
-void CudaBackend::Normalize(const char* name, int64_t layer, const void* x, const float* weight,
-                            int64_t cols, void* out) {
-  const RmsNormArgs args{.storage = storage_,
-                         .x = x,
-                         .x_stride = cols,
-                         .weight = weight,
-                         .eps = static_cast<float>(config_.rms_norm_eps),
-                         .cols = cols,
-                         .rows = slot().padded,
-                         .out = out,
-                         .out_stride = cols};
+void CudaBackend::ProjectPair(const PairNames& names, int64_t layer, const CudaPair& pair,
+                              const InputRows& x, void* y) {
+  auto* const second = static_cast<std::byte*>(y) + pair.second_begin * BytesOf(storage_);
+  Project(names.both, layer, pair.both, x, y, pair.stride);
+  Project(names.first, layer, pair.first, x, y, pair.stride);
+  Project(names.second, layer, pair.second, x, second, pair.stride);
+}
+
+void CudaBackend::Normalize(const char* name, int64_t layer, RmsNormArgs args,
+                            const Fp8Scratch& fp8) {
+  args.storage = storage_;
+  args.eps = static_cast<float>(config_.rms_norm_eps);
+  args.rows = slot().padded;
   Do(
-      name, layer, [args](Stream stream) { RmsNorm(args, stream); },
-      static_cast<const std::byte*>(x), weight, static_cast<const std::byte*>(out));
+      name, layer,
+      [args, fp8](Stream stream) {
+        fp8.codes == nullptr ? RmsNorm(args, stream)
+                             : RmsNormFp8(args, fp8.codes, fp8.scales, stream);
+      },
+      static_cast<const std::byte*>(args.x), args.weight, fp8.codes,
+      static_cast<const std::byte*>(args.out));
 }
 
 void CudaBackend::AddDelta(int64_t layer, DeviceRows& x) {
   const int64_t count = slot().padded * config_.hidden_size;
   Do(
       "add", layer,
-      [=, this, to = AsCuda(x).data()](Stream stream) {
+      [=, this, to = Change(x)](Stream stream) {
         cuda::Add(storage_, scratch_.delta, count, to, stream);
       },
       static_cast<const std::byte*>(AsCuda(x).data()));
 }
 
 void CudaBackend::Ffn(int64_t layer, const CudaFfn& ffn, const DeviceRows& h, void* out) {
-  const int64_t hidden = config_.hidden_size, stride = ffn.inter.part_max();
-  Project("ffn_gate", layer, ffn.gate, AsCuda(h).data(), hidden, scratch_.gate, stride);
-  Project("ffn_up", layer, ffn.up, AsCuda(h).data(), hidden, scratch_.up, stride);
-  const int64_t count = slot().padded * stride;
-  Do("ffn_activation", layer, [=, this](Stream stream) {
-    SwiGlu(storage_, scratch_.gate, scratch_.up, count, scratch_.gate, stream);
-  });
-  const void* inter = scratch_.gate;
-  if (collective_ != nullptr) {
-    Gather(layer, ffn.inter, inter, scratch_.whole);
-    inter = scratch_.whole;
+  ProjectPair({"ffn_gate_up", "ffn_gate", "ffn_up"}, layer, ffn.gate_up, InputsOf(h),
+              scratch_.gate_up);
+  ProjectWhole("ffn_down", layer, ffn.down, ffn.hidden, Activate(layer, ffn), out);
+}
+
+CudaBackend::InputRows CudaBackend::Activate(int64_t layer, const CudaFfn& ffn) {
+  const int64_t stride = ffn.gate_up.stride, cols = ffn.inter.part_max();
+  const auto* const up = static_cast<const std::byte*>(scratch_.gate_up) +
+                         ffn.gate_up.second_begin * BytesOf(storage_);
+  if (collective_ == nullptr && IsFp8(ffn.down)) {
+    Do("ffn_activation", layer, [=, this](Stream stream) {
+      SwiGluFp8(static_cast<const uint16_t*>(scratch_.gate_up),
+                reinterpret_cast<const uint16_t*>(up), stride, cols, slot().padded,
+                scratch_.inner.codes, scratch_.inner.scales, stream);
+    });
+    return {nullptr, 0, Rows(scratch_.inner)};
   }
-  ProjectWhole("ffn_down", layer, ffn.down, ffn.hidden, inter, ffn.inter.total(), out);
+  SwiGluArgs args = {.storage = storage_,
+                     .gate = scratch_.gate_up,
+                     .up = up,
+                     .stride = stride,
+                     .cols = cols,
+                     .rows = slot().padded,
+                     .out = scratch_.gate_up,
+                     .out_stride = stride};
+  if (collective_ != nullptr) {
+    args.out = scratch_.part;  // parts are gathered side by side
+    args.out_stride = cols;
+  }
+  Do("ffn_activation", layer, [args](Stream stream) { SwiGlu(args, stream); });
+  if (collective_ == nullptr) return {args.out, stride, {}};
+  Gather(layer, ffn.inter, scratch_.part, scratch_.whole);
+  return {scratch_.whole, ffn.inter.total(), {}};
 }
 
 void CudaBackend::ProjectWhole(const char* name, int64_t layer, const DeviceMatrix& w,
-                               const Split& split, const void* x, int64_t x_stride, void* y) {
+                               const Split& split, const InputRows& x, void* y) {
   if (collective_ == nullptr) {
-    Project(name, layer, w, x, x_stride, y, split.total());
+    Project(name, layer, w, x, y, split.total());
     return;
   }
-  Project(name, layer, w, x, x_stride, scratch_.part, split.part_max());
+  Project(name, layer, w, x, scratch_.part, split.part_max());
   Gather(layer, split, scratch_.part, y);
 }
 

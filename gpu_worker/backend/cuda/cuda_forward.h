@@ -169,18 +169,42 @@ class CudaBackend : public Backend {
                      work(stream_.get());
                    });
   }
+  // Rows that linear layers read: in the storage's format, and quantized where codes are given.
+  struct InputRows {
+    const void* x = nullptr;
+    int64_t stride = 0;
+    Fp8Rows fp8;
+  };
+  InputRows InputsOf(const DeviceRows& h) const {
+    const void* const x = AsCuda(h).data();
+    return {x, AsCuda(h).cols(), x == normed_ ? Rows(scratch_.normed) : Fp8Rows{}};
+  }
+  static Fp8Rows Rows(const Fp8Scratch& s) { return {s.codes, s.scales}; }
+  // Rows are about to change: what was quantized of them is no longer theirs.
+  void* Change(DeviceRows& rows) {
+    if (AsCuda(rows).data() == normed_) normed_ = nullptr;
+    return AsCuda(rows).data();
+  }
   LinearArgs LinearOf(const DeviceMatrix& w, const void* x, int64_t x_stride, int64_t rows, void* y,
                       int64_t y_stride, Storage y_storage) const;
-  void Project(const char* name, int64_t layer, const DeviceMatrix& w, const void* x,
-               int64_t x_stride, void* y, int64_t y_stride);
-  void Normalize(const char* name, int64_t layer, const void* x, const float* weight, int64_t cols,
-                 void* out);
+  void Project(const char* name, int64_t layer, const DeviceMatrix& w, const InputRows& x, void* y,
+               int64_t y_stride);
+  struct PairNames {
+    const char *both, *first, *second;
+  };
+  // y [rows, pair.stride]
+  void ProjectPair(const PairNames& names, int64_t layer, const CudaPair& pair, const InputRows& x,
+                   void* y);
+  // fp8: the rows' codes and scales as well, or alone where args.out is null.
+  void Normalize(const char* name, int64_t layer, RmsNormArgs args, const Fp8Scratch& fp8);
   void AddDelta(int64_t layer, DeviceRows& x);
+  // silu(gate) * up of scratch_.gate_up, as the layer's last product reads it.
+  InputRows Activate(int64_t layer, const CudaFfn& ffn);
   // out = down(silu(gate h) * up h)
   void Ffn(int64_t layer, const CudaFfn& ffn, const DeviceRows& h, void* out);
   // The same as Project for a layer whose outputs ranks share: whole rows in y.
   void ProjectWhole(const char* name, int64_t layer, const DeviceMatrix& w, const Split& split,
-                    const void* x, int64_t x_stride, void* y);
+                    const InputRows& x, void* y);
   // whole [padded, split.total()] from every rank's part [padded, split.part_max()]. An error is
   // the collective's and final; its owner looks at it after each call.
   void Gather(int64_t layer, const Split& split, const void* part, void* whole);
@@ -218,6 +242,7 @@ class CudaBackend : public Backend {
   BackendInfo info_;
   std::vector<std::unique_ptr<Slot>> slots_;
   int slot_ = 0;
+  const void* normed_ = nullptr;  // the rows that scratch_.normed has quantized
 };
 
 }  // namespace tandem::gpu_worker::cuda

@@ -2,16 +2,30 @@
 
 #include <algorithm>
 
+#include "gpu_worker/backend/cuda/kernels/linear/pack.h"
+
 namespace tandem::gpu_worker::cuda {
+namespace {
+
+Fp8Scratch TakeFp8(int64_t rows, int64_t cols, DeviceArena& arena) {
+  if (cols == 0) return {};
+  const int64_t runs = (cols + kFp8ScaleBlock - 1) / kFp8ScaleBlock;
+  Fp8Scratch s;
+  s.codes = arena.Take<uint8_t>(RoundUpTo(rows, kFp8RowsMultiple) * runs * kFp8ScaleBlock);
+  s.scales = arena.Take<float>(rows * runs);
+  return s;
+}
+
+}  // namespace
 
 CudaScratch TakeScratch(const ScratchShape& shape, DeviceArena& arena) {
   const int64_t rows = shape.step.rows_max, value_bytes = BytesOf(shape.storage);
   const MlaShape& mla = shape.step.mla;
   CudaScratch s;
-  s.q_lora = arena.Take(rows * shape.q_lora * value_bytes);
-  s.kv = arena.Take(rows * mla.key() * value_bytes);
-  s.gate = arena.Take(rows * shape.inter_max * value_bytes);
-  s.up = arena.Take(rows * shape.inter_max * value_bytes);
+  s.latents = arena.Take(rows * shape.latents_stride * value_bytes);
+  s.gate_up = arena.Take(rows * shape.gate_up_stride * value_bytes);
+  s.normed = TakeFp8(rows, shape.normed_fp8_cols, arena);
+  s.inner = TakeFp8(rows, shape.inner_fp8_cols, arena);
   s.delta = arena.Take(rows * shape.hidden * value_bytes);
   if (shape.absorbed) {
     s.latent_q = arena.Take(rows * mla.heads * mla.key() * value_bytes);

@@ -20,7 +20,11 @@ struct ScratchShape {
   StepShape step;
   Storage storage = Storage::kBf16;
   Kernels kernels = Kernels::kPortable;
-  int64_t hidden = 0, vocab = 0, q_lora = 0, inter_max = 0, experts = 0, experts_per_row = 0;
+  int64_t hidden = 0, vocab = 0, experts = 0, experts_per_row = 0;
+  int64_t latents_stride = 0, gate_up_stride = 0;  // the widest of CudaPair's
+  // Of rows that fp8 products read: as a norm leaves them, and between two products of a layer.
+  // 0: none.
+  int64_t normed_fp8_cols = 0, inner_fp8_cols = 0;
   int64_t logit_rows_max = 0;
   size_t linear_workspace_bytes = 0;
   // Of several ranks: the widest row that is gathered, the widest part of one, and how many.
@@ -38,11 +42,17 @@ struct SlotScratch {
   uint32_t* forced_ids = nullptr;   // [rows, experts_per_row]
 };
 
+// Quantized rows (Fp8Rows of linear.h) to be written; null: none.
+struct Fp8Scratch {
+  uint8_t* codes = nullptr;
+  float* scales = nullptr;
+};
+
 struct CudaScratch {
-  void* q_lora = nullptr;             // [rows, q_lora]
-  void* kv = nullptr;                 // [rows, kv_row]
-  void* gate = nullptr;               // [rows, inter_max]
-  void* up = nullptr;                 // [rows, inter_max]
+  void* latents = nullptr;            // [rows, latents_stride]: q_a's and kv_a's outputs
+  void* gate_up = nullptr;            // [rows, gate_up_stride]
+  Fp8Scratch normed;                  // of normed_fp8_cols
+  Fp8Scratch inner;                   // of inner_fp8_cols
   void* delta = nullptr;              // [rows, hidden]
   void* latent_q = nullptr;           // [rows, heads, kv_row]
   void* latent_out = nullptr;         // [rows, heads, latent]

@@ -13,12 +13,17 @@ size_t LargestLinearWorkspace(const ShapeInputs& in) {
     if (w.outputs == 0) return;
     largest = std::max(largest, LinearWorkspaceBytes(in.kernels, w, rows));
   };
+  const auto look_at_pair = [&](const CudaPair& pair) {
+    for (const DeviceMatrix& w : {pair.both, pair.first, pair.second}) look(w, in.rows_max);
+  };
   const auto look_at_ffn = [&](const std::optional<CudaFfn>& ffn) {
     if (!ffn.has_value()) return;
-    for (const DeviceMatrix& w : {ffn->gate, ffn->up, ffn->down}) look(w, in.rows_max);
+    look_at_pair(ffn->gate_up);
+    look(ffn->down, in.rows_max);
   };
   for (const CudaLayer& l : in.weights->layers) {
-    for (const DeviceMatrix& w : {l.q_a, l.q_b, l.q, l.kv_a, l.absorb, l.value_up, l.o, l.router}) {
+    look_at_pair(l.latents);
+    for (const DeviceMatrix& w : {l.q_b, l.q, l.absorb, l.value_up, l.o, l.router}) {
       look(w, in.rows_max);
     }
     look_at_ffn(l.dense);
@@ -46,7 +51,31 @@ void WidthsOfGathers(const ShapeInputs& in, ScratchShape* shape) {
   }
 }
 
+// Rows between two products of a layer, and those of them that are quantized for the second. Of
+// several ranks what is gathered is not.
+void WidthsWithinLayers(const ShapeInputs& in, ScratchShape* shape) {
+  const auto widen = [](int64_t* most, int64_t cols) { *most = std::max(*most, cols); };
+  for (const CudaLayer& layer : in.weights->layers) {
+    widen(&shape->latents_stride, layer.latents.stride);
+    if (ReadsFp8(layer, NormSite::kBeforeAttention) || ReadsFp8(layer, NormSite::kBeforeFfn)) {
+      shape->normed_fp8_cols = in.config->hidden_size;
+    }
+    if (IsFp8(layer.q_b)) widen(&shape->inner_fp8_cols, in.config->q_lora_rank);
+    for (const std::optional<CudaFfn>* ffn : {&layer.dense, &layer.shared}) {
+      if (!ffn->has_value()) continue;
+      widen(&shape->gate_up_stride, (*ffn)->gate_up.stride);
+      if (IsFp8((*ffn)->down)) widen(&shape->inner_fp8_cols, (*ffn)->inter.part_max());
+    }
+  }
+}
+
 }  // namespace
+
+bool ReadsFp8(const CudaLayer& layer, NormSite site) {
+  if (site == NormSite::kBeforeAttention) return layer.latents.ReadsFp8() || IsFp8(layer.q);
+  const std::optional<CudaFfn>& ffn = layer.dense.has_value() ? layer.dense : layer.shared;
+  return ffn.has_value() && ffn->gate_up.ReadsFp8();
+}
 
 ScratchShape ScratchShapeOf(const ShapeInputs& in) {
   const ModelConfig& config = *in.config;
@@ -70,18 +99,12 @@ ScratchShape ScratchShapeOf(const ShapeInputs& in) {
   shape.step.shared_bytes_max = in.device->shared_bytes_max;
   shape.hidden = config.hidden_size;
   shape.vocab = config.vocab_size;
-  shape.q_lora = config.q_lora_rank;
-  shape.inter_max = config.n_shared_experts * config.moe_intermediate_size;
-  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
-    if (!config.IsMoeLayer(layer)) {
-      shape.inter_max = std::max(shape.inter_max, config.intermediate_size);
-    }
-  }
   shape.experts = config.n_routed_experts;
   shape.experts_per_row = config.num_experts_per_tok;
   shape.logit_rows_max = in.logit_rows_max;
   shape.ranks = in.plan->ranks();
   WidthsOfGathers(in, &shape);
+  WidthsWithinLayers(in, &shape);
   shape.linear_workspace_bytes = LargestLinearWorkspace(in);
   return shape;
 }

@@ -30,6 +30,9 @@ struct ShapeInputs {
 
 ScratchShape ScratchShapeOf(const ShapeInputs& in);
 
+// Whether a product of the layer reads the norm's rows in fp8.
+bool ReadsFp8(const CudaLayer& layer, NormSite site);
+
 // What Route is asked for this model; rows and places are left open.
 RouteArgs RouteShapeOf(const ModelConfig& config);
 

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/cuda/device_arena.h"
+#include "gpu_worker/backend/cuda/kernels/linear/pack.h"
 #include "gpu_worker/backend/host/load_rows.h"
 #include "gpu_worker/backend/host/read_weights.h"
 #include "lib/base/check.h"
@@ -189,29 +190,77 @@ class WeightWalk {
     return Share(role, layer, shares, inputs, matrix);
   }
 
+  // One linear layer of which ranks have shares.
+  struct Part {
+    R role;
+    const Split& shares;
+    const Matrix* matrix;  // null while counting
+  };
+
   absl::StatusOr<DeviceMatrix> Share(R role, int64_t layer, const Split& shares, int64_t inputs,
                                      const Matrix* matrix) {
+    const Part part = {role, shares, matrix};
     const ShardRange own = shares.of(rank_);
-    TANDEM_ASSIGN_OR_RETURN(const WeightFormat format,
-                            DeviceFormat(FormatOf(role, layer), formats_.precision));
+    TANDEM_ASSIGN_OR_RETURN(const WeightFormat format, FormatOfShare(part, layer));
     if (own.empty()) return DeviceMatrix{};
+    TANDEM_ASSIGN_OR_RETURN(DeviceMatrix placed, Place(format, own.size(), inputs, 1, [&](int64_t) {
+                              return PackShare(part, format, inputs);
+                            }));
+    placed.whole_outputs = shares.total();
+    return placed;
+  }
+
+  absl::StatusOr<WeightFormat> FormatOfShare(const Part& part, int64_t layer) const {
+    TANDEM_ASSIGN_OR_RETURN(const WeightFormat format,
+                            DeviceFormat(FormatOf(part.role, layer), formats_.precision));
+    const ShardRange own = part.shares.of(rank_);
     // Weights that share a scale stay together; a share that begins amid them would need the
     // neighbour's. The plan sees to it, except between heads.
-    if (format.kind == WeightKind::kFp8 && own.begin % kernels::kFp8Block != 0) {
+    if (format.kind == WeightKind::kFp8 && own.begin % kernels::kFp8Block != 0 && !own.empty()) {
       return absl::UnimplementedError(
-          absl::StrCat("expected rank ", rank_, "'s share of ", ModulePath(role, layer),
+          absl::StrCat("expected rank ", rank_, "'s share of ", ModulePath(part.role, layer),
                        " to begin at a multiple of ", kernels::kFp8Block, " outputs in fp8, found ",
                        own.begin, ", a head's; use fewer ranks"));
     }
+    return format;
+  }
+
+  absl::StatusOr<PackedMatrix> PackShare(const Part& part, const WeightFormat& format,
+                                         int64_t inputs) {
+    const ShardRange own = part.shares.of(rank_);
+    if (format.kind == WeightKind::kFp8 && IsFp8InBlocks(*part.matrix)) {
+      return TakeFp8(*part.matrix, own);
+    }
+    return Pack(format, own.size(), inputs, [&](int64_t i, float* dst) {
+      return ReadFiniteRow(*part.matrix, own.begin + i, dst);
+    });
+  }
+
+  // Where outputs lie is the same on all ranks, and so is how sums are split: by the sizes of the
+  // whole, which are those of one rank alone.
+  absl::StatusOr<CudaPair> Pair(int64_t layer, int64_t inputs, const Part& first,
+                                const Part& second) {
+    CudaPair to;
+    to.second_begin = RoundUpTo(first.shares.part_max(), kStackMultiple);
+    to.stride = RoundUpTo(to.second_begin + second.shares.part_max(), kOutputsMultiple);
+    TANDEM_ASSIGN_OR_RETURN(const WeightFormat format, FormatOfShare(first, layer));
+    TANDEM_ASSIGN_OR_RETURN(const WeightFormat other_format, FormatOfShare(second, layer));
+    const int64_t outputs = second.shares.of(rank_).size();
+    if (!(format == other_format) || first.shares.of(rank_).empty() || outputs == 0) {
+      TANDEM_ASSIGN_OR_RETURN(to.first,
+                              Share(first.role, layer, first.shares, inputs, first.matrix));
+      TANDEM_ASSIGN_OR_RETURN(to.second,
+                              Share(second.role, layer, second.shares, inputs, second.matrix));
+      return to;
+    }
     const auto make = [&](int64_t) -> absl::StatusOr<PackedMatrix> {
-      if (format.kind == WeightKind::kFp8 && IsFp8InBlocks(*matrix)) return TakeFp8(*matrix, own);
-      return Pack(format, own.size(), inputs, [&](int64_t i, float* dst) {
-        return ReadFiniteRow(*matrix, own.begin + i, dst);
-      });
+      TANDEM_ASSIGN_OR_RETURN(const PackedMatrix a, PackShare(first, format, inputs));
+      TANDEM_ASSIGN_OR_RETURN(const PackedMatrix b, PackShare(second, format, inputs));
+      return StackOutputs(a, b, to.second_begin);
     };
-    TANDEM_ASSIGN_OR_RETURN(DeviceMatrix placed, Place(format, own.size(), inputs, 1, make));
-    placed.whole_outputs = shares.total();
-    return placed;
+    TANDEM_ASSIGN_OR_RETURN(to.both, Place(format, to.second_begin + outputs, inputs, 1, make));
+    to.both.whole_outputs = RoundUpTo(first.shares.total(), kStackMultiple) + second.shares.total();
+    return to;
   }
 
   absl::StatusOr<CudaFfn> Ffn(const R (&roles)[3], int64_t layer, int64_t inter,
@@ -221,9 +270,9 @@ class WeightWalk {
     to.inter =
         plan_.SplitOf(roles[0], inter, Both(NeedsOf(roles[0], layer), NeedsOf(roles[1], layer)));
     TANDEM_ASSIGN_OR_RETURN(
-        to.gate, Share(roles[0], layer, to.inter, hidden, from == nullptr ? nullptr : &from->gate));
-    TANDEM_ASSIGN_OR_RETURN(
-        to.up, Share(roles[1], layer, to.inter, hidden, from == nullptr ? nullptr : &from->up));
+        to.gate_up,
+        Pair(layer, hidden, {roles[0], to.inter, from == nullptr ? nullptr : &from->gate},
+             {roles[1], to.inter, from == nullptr ? nullptr : &from->up}));
     TANDEM_ASSIGN_OR_RETURN(to.down, Linear(roles[2], layer, hidden, inter,
                                             from == nullptr ? nullptr : &from->down, &to.hidden));
     return to;
@@ -268,18 +317,22 @@ class WeightWalk {
     const auto matrix = [](const std::optional<Matrix>& m) {
       return m.has_value() ? &*m : nullptr;
     };
+    const Split kv_a = plan_.SplitOf(R::kKvA, config_.kv_row_dim(), NeedsOf(R::kKvA, i));
+    const Matrix* const kv_a_matrix = from == nullptr ? nullptr : &from->kv_a;
     if (config_.q_lora_rank > 0) {
-      TANDEM_ASSIGN_OR_RETURN(to.q_a, Linear(R::kQA, i, config_.q_lora_rank, hidden,
-                                             from == nullptr ? nullptr : matrix(from->q_a)));
+      const Split q_a = plan_.SplitOf(R::kQA, config_.q_lora_rank, NeedsOf(R::kQA, i));
+      const Matrix* const q_a_matrix = from == nullptr ? nullptr : matrix(from->q_a);
+      TANDEM_ASSIGN_OR_RETURN(
+          to.latents, Pair(i, hidden, {R::kQA, q_a, q_a_matrix}, {R::kKvA, kv_a, kv_a_matrix}));
       to.q_a_norm = Norm(config_.q_lora_rank, from == nullptr ? nullptr : &*from->q_a_norm);
       TANDEM_ASSIGN_OR_RETURN(to.q_b, Linear(R::kQB, i, queries, config_.q_lora_rank,
                                              from == nullptr ? nullptr : matrix(from->q_b)));
     } else {
       TANDEM_ASSIGN_OR_RETURN(
           to.q, Linear(R::kQ, i, queries, hidden, from == nullptr ? nullptr : matrix(from->q)));
+      to.latents.stride = RoundUpTo(config_.kv_row_dim(), kOutputsMultiple);
+      TANDEM_ASSIGN_OR_RETURN(to.latents.second, Share(R::kKvA, i, kv_a, hidden, kv_a_matrix));
     }
-    TANDEM_ASSIGN_OR_RETURN(to.kv_a, Linear(R::kKvA, i, config_.kv_row_dim(), hidden,
-                                            from == nullptr ? nullptr : &from->kv_a));
     to.kv_a_norm = Norm(config_.kv_lora_rank, from == nullptr ? nullptr : &from->kv_a_norm);
     TANDEM_RETURN_IF_ERROR(Heads(from, to));
     TANDEM_ASSIGN_OR_RETURN(to.o, Linear(R::kO, i, hidden, heads * config_.v_head_dim,

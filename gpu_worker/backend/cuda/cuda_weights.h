@@ -40,17 +40,35 @@ struct CudaFormats {
 // stored) and for quantized ones in f32 precision.
 absl::StatusOr<WeightFormat> DeviceFormat(const LinearFormat& format, Precision precision);
 
+inline bool IsFp8(const DeviceMatrix& w) {
+  return w.outputs > 0 && w.format.kind == WeightKind::kFp8;
+}
+
+// Two linear layers of the same inputs, their outputs side by side in rows of `stride` values: the
+// first's from 0 on, the second's from second_begin on. One product where the formats agree, else
+// two; whose outputs are 0 is not there.
+struct CudaPair {
+  DeviceMatrix both;           // the first's outputs, padding, the second's
+  DeviceMatrix first, second;  // where there is no `both`
+  int64_t second_begin = 0, stride = 0;
+
+  // Whether one of the products reads fp8 rows.
+  bool ReadsFp8() const { return IsFp8(both) || IsFp8(first) || IsFp8(second); }
+};
+
 struct CudaFfn {
-  DeviceMatrix gate, up, down;
+  CudaPair gate_up;
+  DeviceMatrix down;
   Split inter, hidden;  // outputs of gate and up, of down
 };
 
 struct CudaLayer {
   const float* attention_norm = nullptr;  // [hidden]
   const float* ffn_norm = nullptr;        // [hidden]
-  DeviceMatrix q_a, q_b, q;               // q_a and q_b, or q; outputs 0: absent
-  const float* q_a_norm = nullptr;        // [q_lora]
-  DeviceMatrix kv_a;
+  // q_a and kv_a, the latents; of models that have no q_a, kv_a is the second all the same.
+  CudaPair latents;
+  DeviceMatrix q_b, q;               // q_b with q_a, or q; outputs 0: absent
+  const float* q_a_norm = nullptr;   // [q_lora]
   const float* kv_a_norm = nullptr;  // [kv_lora]
   DeviceMatrix absorb;               // batch = heads: [kv_lora, nope], flash only
   DeviceMatrix key_up;               // batch = heads: [nope, kv_lora], where keys are rebuilt

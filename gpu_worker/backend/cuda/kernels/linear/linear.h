@@ -22,6 +22,7 @@ enum class WeightKind { kF32, kBf16, kFp8, kInt8, kInt4 };
 struct WeightFormat {
   WeightKind kind = WeightKind::kBf16;
   int group = 128;  // inputs that share a scale, kInt8 and kInt4: 128 or 64
+  bool operator==(const WeightFormat&) const = default;
 };
 
 // A matrix as it lies on the device. The layout of `weights` and `scales` is pack.h's; all kernels
@@ -80,7 +81,7 @@ struct LinearArgs {
   int64_t x_stride = 0, x_batch_stride = 0;
   // Of fp8 weights, batch 1: where codes are given, the product reads them and not x. The bits are
   // those that it has of the rows in bf16 from which they were made.
-  Fp8Rows x_fp8;
+  Fp8Rows x_fp8 = {};
   int64_t rows = 0;
   // y likewise; f32 sums, or rounded to bf16.
   void* y = nullptr;

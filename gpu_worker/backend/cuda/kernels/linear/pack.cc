@@ -134,7 +134,52 @@ absl::Status QuantizeInts(const Row& row, PackedMatrix& packed) {
   return absl::OkStatus();
 }
 
+// Copies `from`'s rows of `from_bytes` to column `begin` of `to`'s, each `to_bytes` long.
+void PlaceColumns(const std::vector<std::byte>& from, int64_t from_bytes, int64_t begin,
+                  int64_t to_bytes, std::vector<std::byte>& to) {
+  const int64_t rows = static_cast<int64_t>(from.size()) / from_bytes;
+  TANDEM_CHECK(begin + from_bytes <= to_bytes &&
+               rows * to_bytes == static_cast<int64_t>(to.size()));
+  for (int64_t r = 0; r < rows; ++r) {
+    std::copy_n(from.begin() + r * from_bytes, from_bytes, to.begin() + r * to_bytes + begin);
+  }
+}
+
+// Places `part` at output `begin`, a multiple of kStackMultiple. f32 weights and fp8 scales lie
+// output by output; all else lies band by band of inputs, in each as many bytes an output.
+void PlaceOutputs(const PackedMatrix& part, int64_t begin, PackedMatrix& to) {
+  const WeightKind kind = part.shape.format.kind;
+  const int64_t from_outputs = NPadded(part.shape), to_outputs = NPadded(to.shape);
+  const int64_t k_padded = KPadded(to.shape);
+  if (kind == WeightKind::kF32) {
+    const int64_t at = F32Place(0, begin, k_padded) * int64_t{4};
+    std::copy(part.weights.begin(), part.weights.end(), to.weights.begin() + at);
+    return;
+  }
+  const int64_t output_bytes = kTileInputs * BitsOf(kind) / 8;  // of a band
+  PlaceColumns(part.weights, from_outputs * output_bytes, begin * output_bytes,
+               to_outputs * output_bytes, to.weights);
+  if (kind == WeightKind::kFp8) {
+    const int64_t at = Fp8ScalePlace(0, begin, k_padded) * int64_t{4};
+    std::copy(part.scales.begin(), part.scales.end(), to.scales.begin() + at);
+  } else if (IsInt(kind)) {
+    PlaceColumns(part.scales, from_outputs * 2, begin * 2, to_outputs * 2, to.scales);
+  }
+}
+
 }  // namespace
+
+PackedMatrix StackOutputs(const PackedMatrix& first, const PackedMatrix& second,
+                          int64_t second_begin) {
+  const DeviceMatrix& a = first.shape;
+  const DeviceMatrix& b = second.shape;
+  TANDEM_CHECK(a.format == b.format && a.inputs == b.inputs);
+  TANDEM_CHECK(second_begin % kStackMultiple == 0 && a.outputs <= second_begin);
+  PackedMatrix stacked = Zeros(a.format, second_begin + b.outputs, a.inputs);
+  PlaceOutputs(first, 0, stacked);
+  PlaceOutputs(second, second_begin, stacked);
+  return stacked;
+}
 
 DeviceMatrix MatrixShape(const WeightFormat& format, int64_t outputs, int64_t inputs) {
   TANDEM_CHECK(outputs >= 1 && inputs >= 1);

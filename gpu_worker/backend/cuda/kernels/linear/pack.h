@@ -29,6 +29,15 @@ inline constexpr int64_t kOutputsMultiple = kernels::kMarlinNMultiple;
 inline constexpr int64_t kFp8ScaleBlock = 128;  // both ways
 inline constexpr int64_t kTileInputs = 16, kTileOutputs = 64;
 
+// Where in one matrix a second one may begin behind the first: no tile and no block of scales is
+// shared by both.
+inline constexpr int64_t kStackMultiple = 128;
+
+// One matrix whose outputs from 0 on are `first`'s and from second_begin on `second`'s, with zeros
+// between. Formats and inputs are the same; second_begin is a multiple of kStackMultiple.
+PackedMatrix StackOutputs(const PackedMatrix& first, const PackedMatrix& second,
+                          int64_t second_begin);
+
 TANDEM_HOST_DEVICE constexpr int64_t RoundUpTo(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }

@@ -196,6 +196,29 @@ TEST(LinearPack, FloatsComeBackAndPaddingIsZero) {
   }
 }
 
+// Two matrices behind one another are what one matrix of their rows is, with rows of zeros between.
+TEST(LinearPack, StackedMatricesAreOneOfTheirRows) {
+  for (const WeightFormat& format : kFormats) {
+    for (const int64_t first : {1, 128, 200}) {
+      for (const Shape& shape : {Shape{70, 200}, {192, 130}}) {
+        const Shape of_first = {first, shape.inputs};
+        const int64_t begin = RoundUpTo(first, kStackMultiple);
+        const std::vector<float> a = RandomWeights(of_first, 6), b = RandomWeights(shape, 7);
+        std::vector<float> all = a;
+        all.resize(begin * shape.inputs, 0.0f);
+        all.insert(all.end(), b.begin(), b.end());
+        const auto expected = Pack(format, {begin + shape.outputs, shape.inputs}, all);
+        const PackedMatrix found =
+            StackOutputs(Pack(format, of_first, a).value(), Pack(format, shape, b).value(), begin);
+        ASSERT_TRUE(expected.ok());
+        EXPECT_EQ(found.shape.outputs, expected->shape.outputs);
+        EXPECT_TRUE(found.weights == expected->weights) << static_cast<int>(format.kind);
+        EXPECT_TRUE(found.scales == expected->scales) << static_cast<int>(format.kind);
+      }
+    }
+  }
+}
+
 TEST(LinearPack, WeightsThatCannotBeUsedAreNamed) {
   const Shape shape = {150, 70};
   for (const float bad : {NAN, INFINITY, -INFINITY}) {

@@ -43,20 +43,21 @@ __global__ void __launch_bounds__(kThreads)
   StorePacket(to, x, begin, count);
 }
 
+// Here and below, a row's packets lie along grid.y.
 template <Storage kStorage>
-__global__ void __launch_bounds__(kThreads)
-    SwiGluKernel(const Stored<kStorage>* gate, const Stored<kStorage>* up, int64_t count,
-                 Stored<kStorage>* out) {
-  const int64_t begin = GlobalThread() * kPacket;
-  if (begin >= count) return;
+__global__ void __launch_bounds__(kThreads) SwiGluKernel(SwiGluArgs a) {
+  const int64_t row = blockIdx.x;
+  const int64_t begin = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kPacket;
+  if (begin >= a.cols) return;
   float g[kPacket], u[kPacket];
-  LoadPackets<kStorage, kStorage>(gate, up, begin, count, g, u);
+  LoadPackets<kStorage, kStorage>(static_cast<const Stored<kStorage>*>(a.gate) + row * a.stride,
+                                  static_cast<const Stored<kStorage>*>(a.up) + row * a.stride,
+                                  begin, a.cols, g, u);
 #pragma unroll
   for (int i = 0; i < kPacket; ++i) g[i] = ExactSwiGlu(g[i], u[i]);
-  StorePacket(g, out, begin, count);
+  StorePacket(g, static_cast<Stored<kStorage>*>(a.out) + row * a.out_stride, begin, a.cols);
 }
 
-// A row's packets lie along grid.y.
 template <Storage kStorage>
 __global__ void __launch_bounds__(kThreads)
     GatherRowsKernel(const Stored<kStorage>* x, int64_t x_stride, const uint32_t* row_ids,
@@ -152,13 +153,6 @@ void GatherRowsAs(const void* x, int64_t x_stride, const uint32_t* row_ids, int6
 }
 
 template <Storage kStorage>
-void SwiGluAs(const void* gate, const void* up, int64_t count, void* out, Stream stream) {
-  Launch(SwiGluKernel<kStorage>, BlocksFor(count), kThreads, 0, stream,
-         static_cast<const Stored<kStorage>*>(gate), static_cast<const Stored<kStorage>*>(up),
-         count, static_cast<Stored<kStorage>*>(out));
-}
-
-template <Storage kStorage>
 void AddAs(const void* delta, int64_t count, void* x, Stream stream) {
   Launch(AddKernel<kStorage>, BlocksFor(count), kThreads, 0, stream,
          static_cast<const Stored<kStorage>*>(delta), count, static_cast<Stored<kStorage>*>(x));
@@ -228,13 +222,13 @@ void AddMoe(Storage storage, const void* shared, const float* routed, int64_t co
   }
 }
 
-void SwiGlu(Storage storage, const void* gate, const void* up, int64_t count, void* out,
-            Stream stream) {
-  if (count == 0) return;
-  if (storage == Storage::kBf16) {
-    SwiGluAs<Storage::kBf16>(gate, up, count, out, stream);
+void SwiGlu(const SwiGluArgs& args, Stream stream) {
+  if (args.rows == 0 || args.cols == 0) return;
+  const RowGrid shape(args.rows, args.cols);
+  if (args.storage == Storage::kBf16) {
+    Launch(SwiGluKernel<Storage::kBf16>, shape.grid, shape.block, 0, stream, args);
   } else {
-    SwiGluAs<Storage::kF32>(gate, up, count, out, stream);
+    Launch(SwiGluKernel<Storage::kF32>, shape.grid, shape.block, 0, stream, args);
   }
 }
 

@@ -76,11 +76,38 @@ TEST(SwiGlu, IsTheHosts) {
       void* const from = UploadRows(device, gate);
       void* const apart = AllocateRows(device, out);
       const void* const factors = UploadRows(device, up);
-      SwiGlu(storage, from, factors, count, apart, device.stream());
-      SwiGlu(storage, from, factors, count, from, device.stream());
+      SwiGluArgs args{storage, from, factors, count, count, 1, apart, count};
+      SwiGlu(args, device.stream());
+      args.out = from;
+      SwiGlu(args, device.stream());
       const std::vector<float> expected = HostSwiGlu(storage, gate.values, up.values);
       ExpectSameBits(DownloadRows(device, out, apart), expected);
       ExpectSameBits(DownloadRows(device, gate, from), expected);
+    }
+  }
+}
+
+// Gate and up side by side, as one product leaves them, into rows of another width.
+TEST(SwiGlu, OfRowsThatAreApart) {
+  std::mt19937 random(4);
+  for (const Storage storage : kStorages) {
+    for (const int64_t cols : {1, 8, 129, 2056}) {
+      const TestRows gate = RandomRows(storage, 3, cols, 2 * cols + 5, 0, random);
+      const TestRows up = RandomRows(storage, 3, cols, 2 * cols + 5, 0, random);
+      TestRows both{storage, 3, 2 * cols, 2 * cols + 5};
+      for (int64_t r = 0; r < 3; ++r) {
+        both.values.insert(both.values.end(), gate.row(r), gate.row(r) + cols);
+        both.values.insert(both.values.end(), up.row(r), up.row(r) + cols);
+      }
+      const TestRows out{storage, 3, cols, cols + 3};
+      DeviceForTest device;
+      auto* const from = static_cast<std::byte*>(UploadRows(device, both));
+      SwiGluArgs args{storage, from, from + cols * BytesOf(storage), both.stride, cols, 3};
+      args.out = AllocateRows(device, out);
+      args.out_stride = out.stride;
+      SwiGlu(args, device.stream());
+      const std::vector<float> expected = HostSwiGlu(storage, gate.values, up.values);
+      ExpectSameBits(DownloadRows(device, out, args.out), expected);
     }
   }
 }
@@ -102,7 +129,9 @@ TEST(SwiGlu, OverTheWholeRangeOfF32) {
   std::fill(up.values.begin(), up.values.end(), 1.0f);
   DeviceForTest device;
   void* const memory = UploadRows(device, gate);
-  SwiGlu(Storage::kF32, memory, UploadRows(device, up), gate.cols, memory, device.stream());
+  const int64_t count = gate.cols;
+  SwiGlu({Storage::kF32, memory, UploadRows(device, up), count, count, 1, memory, count},
+         device.stream());
   ExpectSameBits(DownloadRows(device, gate, memory),
                  HostSwiGlu(Storage::kF32, gate.values, up.values));
 }
@@ -112,7 +141,7 @@ TEST(Pointwise, NothingIsNoWork) {
   for (const Storage storage : kStorages) {
     Add(storage, nullptr, 0, nullptr, device.stream());
     AddMoe(storage, nullptr, nullptr, 0, nullptr, device.stream());
-    SwiGlu(storage, nullptr, nullptr, 0, nullptr, device.stream());
+    SwiGlu({storage}, device.stream());
     Embed(storage, nullptr, nullptr, 64, 0, nullptr, device.stream());
   }
   ScatterAddRows({}, device.stream());

@@ -166,10 +166,7 @@ TEST(SwiGluFp8, HasTheBitsOfGateAndQuantization) {
     SwiGluFp8(memory, memory + cols, both.stride, cols, 3, fused.codes, fused.scales,
               device.stream());
     auto* const gated = static_cast<uint16_t*>(AllocateRows(device, {kBf16, 3, cols, cols}));
-    for (int64_t r = 0; r < 3; ++r) {
-      SwiGlu(kBf16, memory + r * both.stride, memory + r * both.stride + cols, cols,
-             gated + r * cols, device.stream());
-    }
+    SwiGlu({kBf16, memory, memory + cols, both.stride, cols, 3, gated, cols}, device.stream());
     QuantizeFp8Rows(gated, cols, cols, 3, two_steps.codes, two_steps.scales, device.stream());
     ExpectEqual(fused.Take(device), two_steps.Take(device));
   }

@@ -79,12 +79,19 @@ void Add(Storage storage, const void* delta, int64_t count, void* x, Stream stre
 // x += routed + shared in one rounding: x + (routed + shared). routed [count] f32.
 void AddMoe(Storage storage, const void* shared, const float* routed, int64_t count, void* x,
             Stream stream);
-// out = silu(gate) * up, silu(v) = v / (1 + exp(-v)). out may be gate.
-void SwiGlu(Storage storage, const void* gate, const void* up, int64_t count, void* out,
-            Stream stream);
+// out = silu(gate) * up, silu(v) = v / (1 + exp(-v)). gate and up [rows, stride], side by side in
+// one buffer or apart, out [rows, out_stride], which may be gate; of each row the first `cols`.
+struct SwiGluArgs {
+  Storage storage = Storage::kBf16;
+  const void* gate = nullptr;
+  const void* up = nullptr;
+  int64_t stride = 0, cols = 0, rows = 0;
+  void* out = nullptr;
+  int64_t out_stride = 0;
+};
+void SwiGlu(const SwiGluArgs& args, Stream stream);
 // SwiGlu and QuantizeFp8Rows of its result in one pass, with the bits of the two. gate and up
-// [rows, stride] bf16 (side by side in one buffer or apart); codes and scales as in
-// QuantizeFp8Rows.
+// [rows, stride] bf16; codes and scales as in QuantizeFp8Rows.
 void SwiGluFp8(const uint16_t* gate, const uint16_t* up, int64_t stride, int64_t cols, int64_t rows,
                uint8_t* codes, float* scales, Stream stream);
 
