@@ -48,30 +48,21 @@ function(tandem_device_test name)
   if(left_out)
     return()
   endif()
-  if(NOT A_TIMEOUT)
-    set(A_TIMEOUT 300)
-  endif()
   set(emulated ${A_DEVICE_DEPS})
   list(TRANSFORM emulated PREPEND tandem_emulated_)
   tandem_test(emulated_${name} SRCS ${A_SRCS} DEPS ${A_DEPS} ${emulated} tandem_emulated_device
     LABELS ${A_LABELS} TIMEOUT ${A_TIMEOUT})
   foreach(seed IN LISTS A_SEEDS)
     set(test emulated_${name}_seed${seed})
-    add_test(NAME ${test} COMMAND emulated_${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-    set_tests_properties(${test} PROPERTIES LABELS "${A_LABELS}" TIMEOUT ${A_TIMEOUT}
-      ENVIRONMENT "TANDEM_EMULATOR_SEED=${seed}")
+    tandem_register(${test} "${A_LABELS}" "${A_TIMEOUT}" emulated_${name})
+    set_property(TEST ${test} APPEND PROPERTY ENVIRONMENT "TANDEM_EMULATOR_SEED=${seed}")
   endforeach()
   if(TANDEM_HAS_CUDA)
     set(real ${A_DEVICE_DEPS})
     list(TRANSFORM real PREPEND tandem_cuda_)
-    add_executable(cuda_${name} ${A_SRCS}
-      ${CMAKE_SOURCE_DIR}/gpu_worker/backend/cuda/device/gpu_test_main.cc)
-    target_link_libraries(cuda_${name} PRIVATE ${A_DEPS} ${real} tandem_cuda_device GTest::gtest
-      GTest::gmock)
-    target_include_directories(cuda_${name} PRIVATE ${CMAKE_SOURCE_DIR})
-    add_test(NAME cuda_${name} COMMAND cuda_${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-    set_tests_properties(cuda_${name} PROPERTIES LABELS gpu TIMEOUT ${A_TIMEOUT}
-      SKIP_RETURN_CODE 77
-      ENVIRONMENT "TANDEM_SOURCE_DIR=${CMAKE_SOURCE_DIR};TANDEM_BINARY_DIR=${CMAKE_BINARY_DIR}")
+    tandem_test_program(cuda_${name}
+      SRCS ${A_SRCS} ${CMAKE_SOURCE_DIR}/gpu_worker/backend/cuda/device/gpu_test_main.cc
+      DEPS ${A_DEPS} ${real} tandem_cuda_device)
+    tandem_register(cuda_${name} gpu "${A_TIMEOUT}" cuda_${name})
   endif()
 endfunction()

@@ -59,38 +59,41 @@ function(tandem_program name)
   endif()
 endfunction()
 
+# tandem_register(name labels timeout command...): one ctest entry. It runs in the source root; TANDEM_SOURCE_DIR and
+# TANDEM_BINARY_DIR tell it where things are; exit 0 passes, 77 skips. timeout: seconds, 300 when empty.
+function(tandem_register name labels timeout)
+  if(NOT timeout)
+    set(timeout 300)
+  endif()
+  add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES LABELS "${labels}" TIMEOUT ${timeout} SKIP_RETURN_CODE 77
+    ENVIRONMENT "TANDEM_SOURCE_DIR=${CMAKE_SOURCE_DIR};TANDEM_BINARY_DIR=${CMAKE_BINARY_DIR}")
+endfunction()
+
+# tandem_test_program(name SRCS x_test.cc DEPS x): a GoogleTest binary. DEPS or SRCS bring main().
+function(tandem_test_program name)
+  cmake_parse_arguments(A "" "" "SRCS;DEPS" ${ARGN})
+  add_executable(${name} ${A_SRCS})
+  tandem_see_mutexes(${name})
+  target_link_libraries(${name} PRIVATE ${A_DEPS} GTest::gtest GTest::gmock)
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
+endfunction()
+
 # tandem_test(name SRCS x_test.cc DEPS x LABELS unit [TIMEOUT 120]): a GoogleTest binary, one ctest entry.
-# Runs in the source root; TANDEM_SOURCE_DIR and TANDEM_BINARY_DIR tell it where things are.
 function(tandem_test name)
   cmake_parse_arguments(A "" "TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
   tandem_is_left_out(left_out ${A_DEPS})
   if(left_out)
     return()
   endif()
-  if(NOT A_TIMEOUT)
-    set(A_TIMEOUT 300)
-  endif()
-  add_executable(${name} ${A_SRCS})
-  tandem_see_mutexes(${name})
-  target_link_libraries(${name} PRIVATE ${A_DEPS} GTest::gtest GTest::gmock GTest::gtest_main)
-  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
-  add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  set_tests_properties(${name} PROPERTIES LABELS "${A_LABELS}" TIMEOUT ${A_TIMEOUT}
-    SKIP_RETURN_CODE 77
-    ENVIRONMENT "TANDEM_SOURCE_DIR=${CMAKE_SOURCE_DIR};TANDEM_BINARY_DIR=${CMAKE_BINARY_DIR}")
+  tandem_test_program(${name} SRCS ${A_SRCS} DEPS ${A_DEPS} GTest::gtest_main)
+  tandem_register(${name} "${A_LABELS}" "${A_TIMEOUT}" ${name})
 endfunction()
 
 # tandem_py_test(name SCRIPT x.py [ARGS ...] LABELS tidy [TIMEOUT 120]): exit 0 passes, 77 skips.
 function(tandem_py_test name)
   cmake_parse_arguments(A "" "SCRIPT;TIMEOUT" "ARGS;LABELS" ${ARGN})
-  if(NOT A_TIMEOUT)
-    set(A_TIMEOUT 300)
-  endif()
-  add_test(NAME ${name} COMMAND ${Python3_EXECUTABLE} ${A_SCRIPT} ${A_ARGS}
-    WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  set_tests_properties(${name} PROPERTIES LABELS "${A_LABELS}" TIMEOUT ${A_TIMEOUT}
-    SKIP_RETURN_CODE 77
-    ENVIRONMENT "TANDEM_SOURCE_DIR=${CMAKE_SOURCE_DIR};TANDEM_BINARY_DIR=${CMAKE_BINARY_DIR}")
+  tandem_register(${name} "${A_LABELS}" "${A_TIMEOUT}" ${Python3_EXECUTABLE} ${A_SCRIPT} ${A_ARGS})
 endfunction()
 
 # tandem_fuzzer(name SRCS x_fuzz.cc DEPS x CORPUS dir): a libFuzzer binary when TANDEM_FUZZERS is on (clang), and in
