@@ -39,6 +39,10 @@ int64_t SplitsOf(Path path, const DeviceMatrix& w) {
                         std::max(w.batch, w.whole_batch));
 }
 
+int64_t ChunkRows(Path path, const DeviceMatrix& w) {
+  return RowsAtOnce(SplitsOf(path, w), w.batch);
+}
+
 // Offsets into the workspace of one chunk of rows; inputs, quantized or copied, come first.
 struct Layout {
   int64_t scales = 0, partials = 0, bytes = 0;
@@ -123,7 +127,7 @@ size_t LinearWorkspaceBytes(Kernels kernels, const DeviceMatrix& w, int64_t rows
   }
   if (HasHopperFp8(kernels, w)) return HopperFp8WorkspaceBytes(w, rows);
   const Path path = Choose(kernels, w);
-  return static_cast<size_t>(LayoutOf(path, w, std::min(rows, kRowsAtOnce)).bytes);
+  return static_cast<size_t>(LayoutOf(path, w, std::min(rows, ChunkRows(path, w))).bytes);
 }
 
 void Linear(const LinearArgs& args, Stream stream) {
@@ -135,8 +139,9 @@ void Linear(const LinearArgs& args, Stream stream) {
                                                              args.allow_batch_dependent));
   if (TakesCublasLt(args)) return LinearCublasLt(args, stream);
   if (HasHopperFp8(args.kernels, args.w)) return LinearHopperFp8(args, stream);
-  for (int64_t begin = 0; begin < args.rows; begin += kRowsAtOnce) {
-    LinearChunk(args, begin, std::min(kRowsAtOnce, args.rows - begin), stream);
+  const int64_t at_once = ChunkRows(Choose(args.kernels, args.w), args.w);
+  for (int64_t begin = 0; begin < args.rows; begin += at_once) {
+    LinearChunk(args, begin, std::min(at_once, args.rows - begin), stream);
   }
 }
 

@@ -1,7 +1,8 @@
 // What Linear launches: the kernels of this folder behind one interface each, for a chunk of at
-// most kRowsAtOnce rows. linear.cc cuts rows into chunks, carves the workspace and chooses.
+// most RowsAtOnce rows. linear.cc cuts rows into chunks, carves the workspace and chooses.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "gpu_worker/backend/cuda/kernels/linear/linear.h"
@@ -9,10 +10,15 @@
 
 namespace tandem::gpu_worker::cuda {
 
-// Bounds the workspace: partial sums and prepared inputs of so many rows. 256 rows give a tensor
-// core more work per weight (512 FLOP) than the memory of a GPU can keep up with, so that weights
-// read again for the next 256 rows cost no time.
-inline constexpr int64_t kRowsAtOnce = 256;
+// Rows of a chunk, which bound the workspace: inputs of so many rows of each matrix, and partial
+// sums of each part. 256 rows give a tensor core more work per weight (512 FLOP) than the memory of
+// a GPU can keep up with, so that weights read again for the next rows cost no time by themselves,
+// but the last blocks of each launch leave multiprocessors idle: more rows where there are neither
+// parts nor matrices to multiply them by.
+inline constexpr int64_t kRowsAtOnceMin = 256, kRowsAtOnceMax = 2048;
+constexpr int64_t RowsAtOnce(int64_t splits, int64_t batch) {
+  return std::max(kRowsAtOnceMin, kRowsAtOnceMax / (splits * batch));
+}
 
 // Rows of a chunk as a kernel reads them; strides in values.
 struct InputRows {

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "gpu_worker/backend/cuda/device/device_test_support.h"
+#include "gpu_worker/backend/cuda/kernels/linear/linear_kernels.h"
 #include "gpu_worker/backend/cuda/kernels/linear/linear_problem.h"
 
 namespace tandem::gpu_worker::cuda {
@@ -53,7 +54,7 @@ TEST(LinearReferenceKernel, RouterTakesBothKindsOfInputs) {
 // More rows than go at once.
 TEST(LinearReferenceKernel, RowsAreCutIntoChunks) {
   for (const WeightFormat& format : {kFormats[1], kFormats[2]}) {
-    LinearProblem problem(format, {3, 20, 515, 1}, 4);
+    LinearProblem problem(format, {3, 20, kRowsAtOnceMax + 3, 1}, 4);
     EXPECT_EQ(problem.Run(Kernels::kReference), problem.OnHost()) << problem.Name();
   }
 }

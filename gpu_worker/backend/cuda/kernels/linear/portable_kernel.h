@@ -20,7 +20,7 @@ inline constexpr int kChunk = static_cast<int>(kBlockBytes16);
 
 // What a thread block is to do.
 struct Work {
-  // 32 bits: counts of matrices, rows (kRowsAtOnce), outputs and inputs. Offsets are 64 bits.
+  // 32 bits: counts of matrices, rows (of a chunk), outputs and inputs. Offsets are 64 bits.
   int matrix, split, row0, n0;
   int k_begin;
   int stages;

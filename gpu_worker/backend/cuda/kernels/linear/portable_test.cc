@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "gpu_worker/backend/cuda/kernels/linear/linear_kernels.h"
 #include "gpu_worker/backend/cuda/kernels/linear/linear_problem.h"
 #include "gpu_worker/backend/cuda/kernels/linear/portable_layout.h"
 
@@ -151,7 +152,7 @@ TEST(LinearPortable, RouterTakesBothKindsOfInputs) {
 
 // More rows than go at once: the last ones are those of a call of their own.
 TEST(LinearPortable, RowsAreCutIntoChunks) {
-  constexpr int64_t kRows = 258, kOutputs = 3;
+  constexpr int64_t kRows = kRowsAtOnceMax + 2, kOutputs = 3;
   for (const WeightFormat& format : {kFormats[0], kFormats[1], kFormats[2]}) {
     LinearProblem problem(format, {kOutputs, 24, kRows, 1}, 8);
     const std::vector<float> all = problem.Run(Kernels::kPortable);
