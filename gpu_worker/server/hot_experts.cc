@@ -12,6 +12,7 @@ namespace tandem::gpu_worker {
 namespace {
 
 constexpr double kGib = 1 << 30;
+constexpr char kNone[] = "none";
 
 std::unique_ptr<RoutingCounter> CounterOf(const ModelWeights& weights) {
   std::vector<uint32_t> layers;
@@ -21,12 +22,21 @@ std::unique_ptr<RoutingCounter> CounterOf(const ModelWeights& weights) {
   return std::make_unique<RoutingCounter>(weights.digest, layers, weights.config.n_routed_experts);
 }
 
+// The path of the list; empty: none.
+std::string ListOf(const HotExpertOptions& options, const ServedModel& served) {
+  if (options.list == kNone) return "";
+  if (!options.list.empty() || !served.recipe.has_value()) return options.list;
+  return HotExpertsPath(*served.recipe);
+}
+
 }  // namespace
 
 void AddHotExpertOptions(CLI::App& app, HotExpertOptions* o) {
-  app.add_option("--hot-experts", o->list,
-                 "File of experts this worker computes itself, beside the expert workers that hold "
-                 "them; `tandem hot-experts` writes it");
+  app.add_option(
+      "--hot-experts", o->list,
+      "File of experts this worker holds and computes itself, on its GPU if it has one, "
+      "beside the expert workers that hold them; `tandem hot-experts` writes it (default: "
+      "the recipe's hot_experts; none: not even those)");
   app.add_option("--hot-experts-gib", o->memory_gib,
                  "Memory of these experts at most; a longer list is refused (0: no limit)")
       ->capture_default_str()
@@ -35,26 +45,30 @@ void AddHotExpertOptions(CLI::App& app, HotExpertOptions* o) {
                  "File for how often each expert was chosen, written every minute and at the end");
 }
 
-absl::StatusOr<std::unique_ptr<LocalExperts>> LoadHotExperts(const HotExpertOptions& options,
-                                                             const ModelSources& sources,
-                                                             const LoadOptions& load, int threads) {
-  if (options.list.empty()) return nullptr;
-  const std::string text = base::ReadTextOrEmpty(options.list);
+absl::StatusOr<std::unique_ptr<LocalExperts>> LoadHotExperts(
+    const HotExpertOptions& options, const ServedModel& served, const LoadOptions& load,
+    int threads, LocalExperts::MakeBackend make_backend) {
+  const std::string list = ListOf(options, served);
+  if (list.empty()) return nullptr;
+  const std::string text = base::ReadTextOrEmpty(list);
   if (text.empty()) {
     return absl::NotFoundError(
-        absl::StrCat("expected a list of hot experts in ", options.list, ", found nothing"));
+        absl::StrCat("expected a list of hot experts in ", list, ", found nothing"));
   }
-  TANDEM_ASSIGN_OR_RETURN(const HotExperts hot, ParseHotExperts(text, options.list));
+  TANDEM_ASSIGN_OR_RETURN(const HotExperts hot, ParseHotExperts(text, list));
   LocalExperts::Options local;
-  local.store.model_path = sources.experts;
-  local.store.dense_path = sources.dense;
+  local.store.model_path = served.sources.experts;
+  local.store.dense_path = served.sources.dense;
   local.store.load = load;
   local.store.memory_bytes_max = static_cast<int64_t>(options.memory_gib * kGib);
   local.threads = threads;
+  local.make_backend = std::move(make_backend);
+  const bool on_device = local.make_backend != nullptr;
   TANDEM_ASSIGN_OR_RETURN(auto experts, LocalExperts::Load(local, hot));
-  base::LogInfo("hot_experts_loaded", {{"list", options.list},
+  base::LogInfo("hot_experts_loaded", {{"list", list},
                                        {"experts", experts->experts()},
-                                       {"bytes", experts->weight_bytes()}});
+                                       {"bytes", experts->weight_bytes()},
+                                       {"computed_by", on_device ? "device" : "processor"}});
   return experts;
 }
 

@@ -11,21 +11,23 @@
 #include "gpu_worker/experts/local_experts.h"
 #include "gpu_worker/experts/routing_counter.h"
 #include "lib/model/model_weights.h"
+#include "lib/model/recipe_sources.h"
 
 namespace tandem::gpu_worker {
 
 struct HotExpertOptions {
-  std::string list;            // path; empty: none are computed here
+  std::string list;            // path; empty: the recipe's; "none"
   double memory_gib = 0;       // of the experts held, 0: as many as the list names
   std::string routing_counts;  // path; empty: nothing is counted
 };
 void AddHotExpertOptions(CLI::App& app, HotExpertOptions* options);
 
-// Null without a list. `load` is how the worker read the model; `threads` compute. Errors name the
-// file, or are LocalExperts::Load's.
-absl::StatusOr<std::unique_ptr<LocalExperts>> LoadHotExperts(const HotExpertOptions& options,
-                                                             const ModelSources& sources,
-                                                             const LoadOptions& load, int threads);
+// The list is the one given, else the recipe's; "none" on the command line is none at all. Null
+// without a list. `load` is how the worker read the model. The experts are computed by what
+// `make_backend` makes, else by `threads`. Errors name the file, or are LocalExperts::Load's.
+absl::StatusOr<std::unique_ptr<LocalExperts>> LoadHotExperts(
+    const HotExpertOptions& options, const ServedModel& served, const LoadOptions& load,
+    int threads, LocalExperts::MakeBackend make_backend);
 
 // The counts of a running worker, written to a file now and then.
 class RoutingCountsFile {

@@ -24,6 +24,7 @@
 #include "lib/base/log.h"
 #include "lib/base/program.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/text.h"
 #include "lib/base/text_file.h"
 #include "lib/kernels/kernel_table.h"
 #include "lib/model/recipe_linear.h"
@@ -79,10 +80,9 @@ membership::v1::RegisterRequest Registration(const ModelWeights& weights,
 
 // What this worker serves, and how it computes with it.
 struct Opened {
-  std::optional<Recipe> recipe;
+  ServedModel served;
   ModelWeights weights;
   std::vector<AssignedModule> linear;
-  ModelSources sources;
   LoadOptions load;
 };
 
@@ -197,8 +197,7 @@ absl::StatusOr<Opened> OpenModel(const GivenFlags& given, WorkerOptions& options
                                  {"digest", weights.digest},
                                  {"layers", weights.config.num_hidden_layers},
                                  {"linear", FormatsText(linear)}});
-  return Opened{std::move(served.recipe), std::move(weights), std::move(linear),
-                std::move(served.sources), load};
+  return Opened{std::move(served), std::move(weights), std::move(linear), load};
 }
 
 // `metrics` and `ready` must outlive the server.
@@ -214,6 +213,20 @@ absl::StatusOr<std::unique_ptr<rpc::AdminServer>> StartAdmin(const WorkerOptions
   return rpc::AdminServer::Start(std::move(admin));
 }
 
+// Says in an error of memory what hot experts have taken of it.
+absl::StatusOr<std::unique_ptr<Backend>> BackendBeside(const LocalExperts* local,
+                                                       const WorkerOptions& options,
+                                                       const Opened& opened) {
+  auto backend = MakeBackend(options, opened.weights, opened.linear);
+  if (local == nullptr || options.backend == "host" ||
+      backend.status().code() != absl::StatusCode::kResourceExhausted) {
+    return backend;
+  }
+  return absl::ResourceExhaustedError(absl::StrCat(
+      std::string(backend.status().message()), "; ", local->experts(), " hot experts have taken ",
+      base::HumanBytes(local->weight_bytes()), " of the device before: name fewer of them"));
+}
+
 absl::Status Run(const GivenFlags& given, WorkerOptions options, const HotExpertOptions& hot) {
   TANDEM_RETURN_IF_ERROR(CheckWorkerOptions(options));
   TANDEM_RETURN_IF_ERROR(kernels::CheckIsa());
@@ -224,10 +237,11 @@ absl::Status Run(const GivenFlags& given, WorkerOptions options, const HotExpert
 
   TANDEM_ASSIGN_OR_RETURN(const Opened opened, OpenModel(given, options));
   const ModelWeights& weights = opened.weights;
-  TANDEM_ASSIGN_OR_RETURN(const auto backend, MakeBackend(options, weights, opened.linear));
-
+  // First: what they take of a device's memory, the backend's plan must not count on.
   TANDEM_ASSIGN_OR_RETURN(const auto local,
-                          LoadHotExperts(hot, opened.sources, opened.load, ThreadsOf(options)));
+                          LoadHotExperts(hot, opened.served, opened.load, ThreadsOf(options),
+                                         MakeExpertBackend(options)));
+  TANDEM_ASSIGN_OR_RETURN(const auto backend, BackendBeside(local.get(), options, opened));
 
   // The engine's thread asks for placements through this; it is set once the address to register is
   // known.
@@ -254,7 +268,8 @@ absl::Status Run(const GivenFlags& given, WorkerOptions options, const HotExpert
 
   membership::v1::RegisterRequest registration = Registration(weights, address);
   registration.set_worker_id(worker_id);
-  if (opened.recipe.has_value()) registration.set_recipe_digest(opened.recipe->digest);
+  if (opened.served.recipe.has_value())
+    registration.set_recipe_digest(opened.served.recipe->digest);
   agent = rpc::MemberAgent::Start({options.coordinator, std::move(registration), {}});
   membership = agent.get();
   server->SetServing(true);

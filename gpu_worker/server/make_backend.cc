@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/cuda/cuda_backend.h"
 #include "gpu_worker/backend/cuda/device/device.h"
+#include "gpu_worker/backend/cuda/device_experts.h"
 #include "lib/base/log.h"
 #include "lib/base/status_macros.h"
 #if defined(TANDEM_HAS_NCCL)
@@ -96,6 +97,14 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCuda(const WorkerOptions& o,
 }
 #endif
 
+#if !defined(TANDEM_HAS_CUDA)
+absl::Status NoCuda() {
+  return absl::FailedPreconditionError(
+      "expected a build with the CUDA toolkit for --backend cuda, found one without; "
+      "use --backend host");
+}
+#endif
+
 }  // namespace
 
 int ThreadsOf(const WorkerOptions& options) {
@@ -110,9 +119,25 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const WorkerOptions& option
 #if defined(TANDEM_HAS_CUDA)
   return MakeCuda(options, weights, linear);
 #else
-  return absl::FailedPreconditionError(
-      "expected a build with the CUDA toolkit for --backend cuda, found one without; "
-      "use --backend host");
+  return NoCuda();
+#endif
+}
+
+LocalExperts::MakeBackend MakeExpertBackend(const WorkerOptions& options) {
+  if (options.backend == "host") return nullptr;
+#if defined(TANDEM_HAS_CUDA)
+  return [options](const ModelConfig& config) -> absl::StatusOr<std::unique_ptr<ExpertBackend>> {
+    cuda::DeviceExpertsOptions out;
+    out.device = options.device;
+    out.hidden = config.hidden_size;
+    out.inter = config.moe_intermediate_size;
+    out.rows_max = options.rows_max;
+    out.pairs_max = std::min(out.pairs_max, out.rows_max * config.num_experts_per_tok);
+    return cuda::DeviceExperts::Make(out);
+  };
+#else
+  return
+      [](const ModelConfig&) -> absl::StatusOr<std::unique_ptr<ExpertBackend>> { return NoCuda(); };
 #endif
 }
 

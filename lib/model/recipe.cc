@@ -53,10 +53,11 @@ class Parser {
   explicit Parser(const std::string& file) { recipe_.file = file; }
 
   absl::StatusOr<Recipe> Run(const YAML::Node& root) {
-    TANDEM_ASSIGN_OR_RETURN(const StrictMap top,
-                            StrictMap::Make(root, recipe_.file, "the recipe",
-                                            {"name", "description", "sources", "linear",
-                                             "attention", "precision", "cluster", "table"}));
+    TANDEM_ASSIGN_OR_RETURN(
+        const StrictMap top,
+        StrictMap::Make(root, recipe_.file, "the recipe",
+                        {"name", "description", "sources", "linear", "attention", "precision",
+                         "cluster", "table", "hot_experts"}));
     TANDEM_RETURN_IF_ERROR(Name(top));
     TANDEM_RETURN_IF_ERROR(Sources(top));
     TANDEM_RETURN_IF_ERROR(Linear(top));
@@ -66,6 +67,7 @@ class Parser {
     TANDEM_RETURN_IF_ERROR(OnlyBf16WithF32(top));
     TANDEM_RETURN_IF_ERROR(Cluster(top));
     TANDEM_RETURN_IF_ERROR(Table(top));
+    TANDEM_ASSIGN_OR_RETURN(recipe_.hot_experts, top.TextOr("hot_experts", ""));
     recipe_.folder = fs::path(recipe_.file).parent_path().string();
     recipe_.digest = Digest();
     return std::move(recipe_);
@@ -240,6 +242,11 @@ class Parser {
 };
 
 }  // namespace
+
+std::string HotExpertsPath(const Recipe& recipe) {
+  if (recipe.hot_experts.empty()) return "";
+  return (fs::path(recipe.folder) / recipe.hot_experts).string();
+}
 
 const char* NameOf(WeightFormat format) { return RowOf(format).name; }
 

@@ -72,10 +72,16 @@ struct Recipe {
   // What `tandem up` passes on, by the flag's name with underscores: cpu_workers, kv_tokens, ...
   std::vector<std::pair<std::string, int64_t>> cluster;
   std::optional<RecipeTableRow> table;
+  // File that names the experts a GPU worker holds itself, relative to `folder`; empty: none. Like
+  // `cluster` it is about where things are computed, not about what comes out.
+  std::string hot_experts;
   // 64 hex digits over what changes answers: sources as written, rules, attention, precision. Equal
   // recipes under other names or with other cluster settings have the same.
   std::string digest;
 };
+
+// The path of `hot_experts`; empty without one.
+std::string HotExpertsPath(const Recipe& recipe);
 
 // A recipe is a page of text; the bound keeps a wrong path from being parsed.
 inline constexpr int64_t kRecipeBytesMax = 64 << 10;

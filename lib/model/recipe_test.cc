@@ -38,6 +38,7 @@ linear:
 attention: reference
 precision: bf16
 cluster: {cpu_workers: 3, kv_tokens: 1000}
+hot_experts: lists/hot.json
 table:
   dataset: mmlu_pro
   row: 2
@@ -74,6 +75,8 @@ TEST(RecipeTest, ReadsEveryField) {
   EXPECT_EQ(recipe->linear_rules[1].line, 10);
   EXPECT_EQ(recipe->linear_rules[2].choice, (LinearChoice{WeightFormat::kMarlin8, 128, "marlin"}));
   EXPECT_EQ(recipe->attention, "reference");
+  EXPECT_EQ(recipe->hot_experts, "lists/hot.json");
+  EXPECT_EQ(HotExpertsPath(*recipe), "folder/lists/hot.json");
   const std::vector<std::pair<std::string, int64_t>> cluster = {{"cpu_workers", 3},
                                                                 {"kv_tokens", 1000}};
   EXPECT_EQ(recipe->cluster, cluster);
@@ -156,6 +159,8 @@ TEST(RecipeTest, DigestCoversWhatChangesAnswersAndNothingElse) {
   EXPECT_EQ(changed("name: row", "name: line # a remark"), digest);
   EXPECT_EQ(changed("cpu_workers: 3", "cpu_workers: 4"), digest);
   EXPECT_EQ(changed("57.70", "57.7"), digest);
+  EXPECT_EQ(changed("hot_experts: lists/hot.json", "hot_experts: other.json"), digest);
+  EXPECT_EQ(changed("hot_experts: lists/hot.json\n", ""), digest);
   EXPECT_NE(changed("Q4_K_M", "Q8_0"), digest);
   EXPECT_NE(changed("attention: reference", "attention: flash"), digest);
   EXPECT_NE(changed("group: 64", "group: 128"), digest);

@@ -165,6 +165,42 @@ TEST_P(LocalExpertsTest, TheBudgetIsKept) {
             absl::StatusCode::kResourceExhausted);
 }
 
+// The shipped model's quantized experts, of which each file has several types.
+class QuizExpertsTest : public testing::TestWithParam<const char*> {};
+
+TEST_P(QuizExpertsTest, TheDeviceHasTheBitsOfTheWorkers) {
+  const std::string folder = SourcePath("models/quiz");
+  const std::string experts = folder + "/gguf/quiz-" + GetParam() + ".gguf";
+  const auto weights = LoadModel(ModelSources{folder, experts});
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  LocalExperts::Options options;
+  options.store.model_path = experts;
+  options.store.dense_path = folder;
+  options.make_backend = DeviceFor;
+  HotExperts hot = {weights->digest, {}};
+  for (uint32_t layer = 0; layer < weights->config.num_hidden_layers; ++layer) {
+    if (!weights->config.IsMoeLayer(layer)) continue;
+    for (uint32_t e = 0; e < weights->config.n_routed_experts; ++e) hot.experts.insert({layer, e});
+  }
+  const auto local = LocalExperts::Load(options, hot);
+  ASSERT_TRUE(local.ok()) << local.status();
+  const std::vector<uint32_t> tokens = RandomTokens(4, weights->config.vocab_size, 5);
+  const auto logits = [&](LocalExperts* own) {
+    HarnessOptions with;
+    with.precision = Precision::kBf16;
+    if (own != nullptr) with.local = own->replicas();
+    Harness harness(*weights, with);
+    LogitRows rows = harness.Run({{0, RowKind::kPrefill, {tokens.begin(), tokens.begin() + 3}}});
+    rows.push_back(harness.Run({{0, RowKind::kDecode, {tokens[3]}}})[0]);
+    EXPECT_EQ(harness.cluster.calls.empty(), own != nullptr);
+    return rows;
+  };
+  ExpectSameBits(logits(nullptr), logits(local->get()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Files, QuizExpertsTest, testing::Values("Q4_K_M", "Q8_0", "IQ1_S"),
+                         [](const auto& info) { return std::string(info.param); });
+
 INSTANTIATE_TEST_SUITE_P(
     Places, LocalExpertsTest,
     testing::Combine(testing::Values(Place::kProcessor, Place::kDevice),

@@ -2,12 +2,14 @@
 """tandem-gpu-worker as a process: it starts, says that it is ready, idles without burning a core, ends on SIGTERM with
 exit code 0, and refuses what it cannot do in one sentence with exit code 2. No coordinator is needed for that."""
 
+import json
 import os
 import pathlib
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -86,6 +88,46 @@ def serve_idle_and_stop(ranks):
             process.wait()
 
 
+def log_of_start(*flags):
+    """What the worker says until it serves, that line included; then it is ended."""
+    process = subprocess.Popen(command(*flags), stderr=subprocess.PIPE, text=True)
+    try:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "gpu_worker_serving" in line:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(timeout=20) == 0
+                return "".join(lines)
+        raise AssertionError("the worker ended before it served: " + "".join(lines))
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def hot_experts():
+    """A recipe names them by a list beside it; flags win."""
+    flags = ("--threads", "1", "--kv-tokens", "64")
+    digest = re.search(r"model_opened .*digest=(\S+)", log_of_start(*flags)).group(1)
+    with tempfile.TemporaryDirectory() as folder:
+        recipe, lists = pathlib.Path(folder) / "r.yaml", pathlib.Path(folder) / "lists"
+        lists.mkdir()
+        recipe.write_text("name: hot\nhot_experts: lists/hot.json\n")
+        by_recipe = (*flags, "--recipe", str(recipe))
+        refuse(*by_recipe, says="lists/hot.json, found nothing")
+        (lists / "hot.json").write_text(json.dumps({"model_digest": digest, "experts": {"1": [0, 5], "2": [3]}}))
+        loaded = re.search(r"hot_experts_loaded .*experts=(\d+) .*computed_by=(\w+)", log_of_start(*by_recipe))
+        assert loaded.groups() == ("3", "processor"), loaded.groups()
+        other = lists / "other.json"
+        other.write_text(json.dumps({"model_digest": digest, "experts": {"1": [0]}}))
+        assert "experts=1 " in log_of_start(*by_recipe, "--hot-experts", str(other))
+        assert "hot_experts=0" in log_of_start(*by_recipe, "--hot-experts", "none")
+        refuse(*by_recipe, "--hot-experts-gib", "1e-7", says="the limit is")
+        other.write_text(json.dumps({"model_digest": "another", "experts": {"1": [0]}}))
+        refuse(*flags, "--hot-experts", str(other), says="another")
+
+
 def main():
     if not PROGRAM.exists():
         print(f"skipped: {PROGRAM} is not built")
@@ -98,6 +140,7 @@ def main():
     refuse("--ranks", "2", "--backend", "cuda", "--device", "1000", says="CUDA")
     refuse(model="/nowhere", says="/nowhere")
     refuse("--listen", "0.0.0.0:0", says="--advertise")
+    hot_experts()
     whole, parts = serve_idle_and_stop(ranks=1), serve_idle_and_stop(ranks=2)
     # What both have: projections to the latents; what the first has alone: the router.
     print(f"weights: {whole[0]} bytes on one rank, {parts[0]} and {parts[1]} on two")
