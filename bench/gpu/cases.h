@@ -23,5 +23,8 @@ std::string NameOf(Kernels kernels);
 std::vector<GpuCase> LinearCases(const std::vector<Kernels>& kernels, bool quick);
 std::vector<GpuCase> AttentionCases(const std::vector<Kernels>& kernels, bool quick);
 std::vector<GpuCase> RowCases(bool quick);
+// A layer's hot experts from their rows to the sums; the error is the distance from the bits of the
+// processor's kernels.
+std::vector<GpuCase> ExpertCases(bool quick);
 
 }  // namespace tandem::bench

@@ -74,8 +74,8 @@ std::vector<GpuCase> AllCases(const cuda::DeviceProperties& device, bool quick) 
   std::vector<Kernels> kernels = {Kernels::kPortable};
   if (device.major == 9) kernels.push_back(Kernels::kHopper);
   std::vector<GpuCase> all;
-  for (auto& cases :
-       {LinearCases(kernels, quick), AttentionCases(kernels, quick), RowCases(quick)}) {
+  for (auto& cases : {LinearCases(kernels, quick), AttentionCases(kernels, quick), RowCases(quick),
+                      ExpertCases(quick)}) {
     all.insert(all.end(), cases.begin(), cases.end());
   }
   return all;
