@@ -10,6 +10,9 @@ namespace {
 using cuda::WeightFormat;
 using cuda::WeightKind;
 
+// Rows of inputs in fp8, quantized before the product and not by it.
+constexpr char kQuantized[] = "fp8 rows";
+
 // The reference is one thread an output: beyond this many operations it would take seconds.
 constexpr double kCompareFlopsMax = 3e10;
 
@@ -23,7 +26,9 @@ constexpr LinearShape kQAKvA = {"q_a+kv_a", 2112, 7168, 1};
 constexpr LinearShape kQB = {"q_b", 24576, 1536, 1};
 constexpr LinearShape kO = {"o", 7168, 16384, 1};
 constexpr LinearShape kGateUp = {"dense gate_up", 36864, 7168, 1};
+constexpr LinearShape kDown = {"dense down", 7168, 18432, 1};
 constexpr LinearShape kExpertGateUp = {"expert gate_up", 4096, 7168, 1};
+constexpr LinearShape kExpertDown = {"expert down", 7168, 2048, 1};
 constexpr LinearShape kAbsorbed = {"absorbed keys", 512, 128, 128};
 constexpr LinearShape kSquare = {"square", 8192, 8192, 1};
 constexpr LinearShape kRouter = {"router", 256, 7168, 1};
@@ -68,8 +73,19 @@ std::vector<float> ReferenceOutput(cuda::LinearArgs args, int64_t values, Device
   return data->ReadBf16(args.y, values);
 }
 
+// What a kernel before the product leaves where it quantizes its rows itself.
+cuda::Fp8Rows Quantize(const uint16_t* x, int64_t cols, int64_t rows, DeviceData* data) {
+  const int64_t runs = (cols + 127) / 128;
+  const int64_t memory_rows =
+      (rows + cuda::kFp8RowsMultiple - 1) / cuda::kFp8RowsMultiple * cuda::kFp8RowsMultiple;
+  auto* const codes = static_cast<uint8_t*>(data->Bytes(memory_rows * runs * 128));
+  auto* const scales = static_cast<float*>(data->Bytes(rows * runs * sizeof(float)));
+  cuda::QuantizeFp8Rows(x, cols, cols, rows, codes, scales, data->stream());
+  return {codes, scales};
+}
+
 GpuWork MakeLinear(const LinearShape& shape, const WeightFormat& format, Kernels kernels,
-                   int64_t rows, DeviceData* data) {
+                   int64_t rows, bool quantized, DeviceData* data) {
   GpuWork work;
   const int64_t x_values = rows * shape.inputs * shape.batch;
   const int64_t y_values = rows * shape.outputs * shape.batch;
@@ -77,12 +93,14 @@ GpuWork MakeLinear(const LinearShape& shape, const WeightFormat& format, Kernels
   const auto weight_bytes =
       static_cast<double>((sizes.weight_bytes + sizes.scale_bytes) * shape.batch);
   work.operation = "linear";
-  work.format = NameOf(format.kind);
+  work.format = quantized ? kQuantized : NameOf(format.kind);
   work.kernels = bench::NameOf(kernels);
   work.shape = absl::StrCat(shape.layer, " ", shape.batch > 1 ? absl::StrCat(shape.batch, "x") : "",
                             shape.outputs, "x", shape.inputs);
   work.rows = rows;
-  work.bytes = weight_bytes + 2.0 * static_cast<double>(x_values + y_values);
+  const double bytes_of_x = quantized ? 1.0 + 4.0 / 128 : 2.0;
+  work.bytes = weight_bytes + bytes_of_x * static_cast<double>(x_values) +
+               2.0 * static_cast<double>(y_values);
   work.flops = 2.0 * static_cast<double>(shape.outputs * shape.inputs * shape.batch * rows);
   work.fp8_products = format.kind == WeightKind::kFp8;
   work.copies = data->CopiesFor(weight_bytes);
@@ -91,10 +109,12 @@ GpuWork MakeLinear(const LinearShape& shape, const WeightFormat& format, Kernels
   void* const y = data->Bytes(y_values * 2);
   const size_t workspace_bytes = cuda::LinearWorkspaceBytes(kernels, sizes, rows);
   void* const workspace = data->Bytes(workspace_bytes);
+  const cuda::Fp8Rows codes = quantized ? Quantize(x, shape.inputs, rows, data) : cuda::Fp8Rows{};
   const auto first = data->Matrix(format, shape.outputs, shape.inputs, shape.batch);
   for (int copy = 0; copy < work.copies; ++copy) {
     cuda::LinearArgs args = Args(shape, kernels, copy == 0 ? first : data->Copy(first), rows);
     args.x = x;
+    args.x_fp8 = codes;
     args.y = y;
     args.workspace = workspace;
     args.workspace_bytes = workspace_bytes;
@@ -116,13 +136,15 @@ class CaseList {
   CaseList(const std::vector<Kernels>& kernels, std::vector<GpuCase>* cases)
       : kernels_(kernels), cases_(cases) {}
 
-  void Add(const LinearShape& shape, const WeightFormat& format, const std::vector<int64_t>& rows) {
+  // quantized: rows that come as codes with scales, fp8 weights.
+  void Add(const LinearShape& shape, const WeightFormat& format, const std::vector<int64_t>& rows,
+           bool quantized = false) {
+    const std::string name = quantized ? kQuantized : NameOf(format.kind);
     for (const int64_t r : rows) {
       for (const Kernels k : kernels_) {
         cases_->push_back(
-            {absl::StrCat("linear/", NameOf(format.kind), "/", shape.layer, "/", r, "/",
-                          bench::NameOf(k)),
-             [=](DeviceData* data) { return MakeLinear(shape, format, k, r, data); }});
+            {absl::StrCat("linear/", name, "/", shape.layer, "/", r, "/", bench::NameOf(k)),
+             [=](DeviceData* data) { return MakeLinear(shape, format, k, r, quantized, data); }});
       }
     }
   }
@@ -154,12 +176,16 @@ std::vector<GpuCase> LinearCases(const std::vector<Kernels>& kernels, bool quick
                      f32 = {WeightKind::kF32};
   if (quick) {
     for (const WeightFormat& format : {bf16, fp8, int8, int4}) list.Add(kQuick, format, {1, 5});
+    list.Add(kQuick, fp8, {5}, /*quantized=*/true);
     return cases;
   }
   for (const LinearShape& shape : {kO, kQB, kQAKvA, kExpertGateUp}) {
     list.Add(shape, fp8, {1, 16, 64, 128, 4096});
   }
   list.Add(kGateUp, fp8, {1, 64, 4096});
+  for (const LinearShape& shape : {kO, kQB, kQAKvA, kGateUp, kDown, kExpertGateUp, kExpertDown}) {
+    list.Add(shape, fp8, {64, 4096}, /*quantized=*/true);
+  }
   list.Add(kSquare, int4, {1, 2, 4, 8, 16, 64});
   list.Add(kSquare, int8, {1, 2, 4, 8, 16, 64});
   list.Add(kO, bf16, {1, 16, 64, 4096});

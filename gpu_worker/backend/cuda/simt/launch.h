@@ -27,6 +27,20 @@ inline constexpr size_t kSharedBytesUnasked = 48 << 10;
 
 namespace internal {
 
+inline void AllowShared(const void* function, size_t shared_bytes) {
+  if (shared_bytes <= kSharedBytesUnasked) return;
+  TANDEM_CUDA_CHECK(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         static_cast<int>(shared_bytes)));
+}
+
+inline cudaLaunchAttribute ClusterOf(int blocks) {
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = static_cast<unsigned>(blocks);
+  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  return cluster;
+}
+
 template <typename... Parameters, typename... Arguments>
 void LaunchKernel(void (*kernel)(Parameters...), cudaLaunchConfig_t config,
                   Arguments&&... arguments) {
@@ -35,10 +49,7 @@ void LaunchKernel(void (*kernel)(Parameters...), cudaLaunchConfig_t config,
       [](auto&... value) { return std::array<void*, sizeof...(Parameters)>{(void*)(&value)...}; },
       values);
   const void* const function = reinterpret_cast<const void*>(kernel);
-  if (config.dynamicSmemBytes > kSharedBytesUnasked) {
-    TANDEM_CUDA_CHECK(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           static_cast<int>(config.dynamicSmemBytes)));
-  }
+  AllowShared(function, config.dynamicSmemBytes);
   TANDEM_CUDA_CHECK(cudaLaunchKernelExC(&config, function, pointers.data()));
 }
 
@@ -63,14 +74,27 @@ void Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
 template <typename... Parameters, typename... Arguments>
 void LaunchClusters(void (*kernel)(Parameters...), int blocks_of_cluster, dim3 grid, dim3 block,
                     size_t shared_bytes, Stream stream, Arguments&&... arguments) {
-  cudaLaunchAttribute cluster = {};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = static_cast<unsigned>(blocks_of_cluster);
-  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  cudaLaunchAttribute cluster = internal::ClusterOf(blocks_of_cluster);
   cudaLaunchConfig_t config = internal::ConfigOf(grid, block, shared_bytes, stream);
   config.attrs = &cluster;
   config.numAttrs = 1;
   internal::LaunchKernel(kernel, config, std::forward<Arguments>(arguments)...);
+}
+
+// How many such clusters the current device runs at the same time.
+template <typename... Parameters>
+int ClustersAtOnce(void (*kernel)(Parameters...), int blocks_of_cluster, dim3 block,
+                   size_t shared_bytes) {
+  cudaLaunchAttribute cluster = internal::ClusterOf(blocks_of_cluster);
+  cudaLaunchConfig_t config =
+      internal::ConfigOf(static_cast<unsigned>(blocks_of_cluster), block, shared_bytes, nullptr);
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  internal::AllowShared(reinterpret_cast<const void*>(kernel), shared_bytes);
+  int clusters = 0;
+  TANDEM_CUDA_CHECK(
+      cudaOccupancyMaxActiveClusters(&clusters, reinterpret_cast<const void*>(kernel), &config));
+  return clusters;
 }
 
 #else
@@ -88,6 +112,12 @@ void LaunchClusters(void (*kernel)(Parameters...), int blocks_of_cluster, dim3 g
   emulator::LaunchKernel({grid, block, shared_bytes, static_cast<unsigned>(blocks_of_cluster)},
                          stream,
                          std::bind(kernel, Parameters(std::forward<Arguments>(arguments))...));
+}
+
+// As many as there may be blocks: one runs after the other.
+template <typename... Parameters>
+int ClustersAtOnce(void (*)(Parameters...), int, dim3, size_t) {
+  return 1 << 20;
 }
 
 #endif

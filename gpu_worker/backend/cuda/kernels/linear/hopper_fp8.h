@@ -8,7 +8,7 @@
 // of its own.
 //
 // Two kernels with the same bits: hopper_fp8_few.cu for rows that the weights' way from memory
-// takes longer than, hopper_fp8_many.cu for the others (decision 0013).
+// takes longer than, hopper_fp8_many.cu for the others (decision 0014).
 #pragma once
 
 #include <algorithm>

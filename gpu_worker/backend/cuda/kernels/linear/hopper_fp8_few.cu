@@ -4,6 +4,8 @@
 // would be half as many again, and L2 cannot deliver that as fast as memory does the weights. The
 // blocks' totals meet in shared memory: each block gets a share of the outputs from all of them,
 // adds it up in order of the parts and stores it.
+#include <algorithm>
+
 #include "gpu_worker/backend/cuda/kernels/linear/hopper_fp8_kernel.h"
 #include "gpu_worker/backend/cuda/simt/hopper_cluster.h"
 #include "gpu_worker/backend/cuda/simt/launch.h"
@@ -239,7 +241,9 @@ int FewRowsTiles(const Product& p) {
 void LaunchFewRows(const TensorMap& x_map, const TensorMap& w_map, const Product& p, int clusters,
                    Stream stream) {
   TANDEM_CHECK(kFours % p.splits == 0 && p.splits <= kClusterBlocksMax && p.blocks >= p.splits);
-  LaunchClusters(HopperFp8FewRowsKernel, p.splits, static_cast<unsigned>(clusters * p.splits),
+  const int at_once = ClustersAtOnce(HopperFp8FewRowsKernel, p.splits, kThreads, kSharedBytes);
+  const int launched = std::min(clusters, at_once);
+  LaunchClusters(HopperFp8FewRowsKernel, p.splits, static_cast<unsigned>(launched * p.splits),
                  kThreads, kSharedBytes, stream, x_map, w_map, p, FewRowsTiles(p));
 }
 

@@ -8,6 +8,8 @@
 // Two warpgroups multiply, 64 rows each, a third one copies: one's promotion of sums out of the
 // tensor cores (128 x 64 multiplications and additions, 64 cycles) hides behind the other's
 // products (256 cycles). The copies run ahead into the next tile while sums are stored.
+#include <algorithm>
+
 #include "gpu_worker/backend/cuda/kernels/linear/hopper_fp8_kernel.h"
 #include "gpu_worker/backend/cuda/simt/hopper_cluster.h"
 #include "gpu_worker/backend/cuda/simt/launch.h"
@@ -210,7 +212,9 @@ int ManyRowsTiles(const Product& p) {
 
 void LaunchManyRows(const TensorMap& x_map, const TensorMap& w_map, const TensorMap& y_map,
                     const Product& p, int clusters, Stream stream) {
-  LaunchClusters(HopperFp8ManyRowsKernel, kSharing, static_cast<unsigned>(clusters * kSharing),
+  const int at_once = ClustersAtOnce(HopperFp8ManyRowsKernel, kSharing, kThreads, kSharedBytes);
+  const int launched = std::min(clusters, at_once);
+  LaunchClusters(HopperFp8ManyRowsKernel, kSharing, static_cast<unsigned>(launched * kSharing),
                  kThreads, kSharedBytes, stream, x_map, w_map, y_map, p, ManyRowsTiles(p));
 }
 
