@@ -15,15 +15,17 @@ import urllib.error
 import urllib.request
 
 ROOT = pathlib.Path(os.environ["TANDEM_SOURCE_DIR"])
-PROGRAM = pathlib.Path(os.environ["TANDEM_BINARY_DIR"]) / "bin" / "tandem-gpu-worker"
+BINARIES = pathlib.Path(os.environ["TANDEM_BINARY_DIR"])
+PROGRAM = BINARIES / "bin" / "tandem-gpu-worker"
+EMULATED = BINARIES / "tests" / "cluster" / "tandem-gpu-worker-emulated"  # its --backend cuda needs no GPU
 MODEL = ROOT / "tests/golden/logits/v3"
 START_SECONDS_MAX = 60
 IDLE_SECONDS = 5
 IDLE_SHARE_MAX = 0.01
 
 
-def command(*extra, model=MODEL):
-    return [str(PROGRAM), "--model", str(model), "--coordinator", "127.0.0.1:9", *extra]
+def command(*extra, model=MODEL, program=PROGRAM):
+    return [str(program), "--model", str(model), "--coordinator", "127.0.0.1:9", *extra]
 
 
 def refuse(*extra, model=MODEL, says):
@@ -88,9 +90,9 @@ def serve_idle_and_stop(ranks):
             process.wait()
 
 
-def log_of_start(*flags):
+def log_of_start(*flags, program=PROGRAM):
     """What the worker says until it serves, that line included; then it is ended."""
-    process = subprocess.Popen(command(*flags), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(*flags, program=program), stderr=subprocess.PIPE, text=True)
     try:
         lines = []
         for line in process.stderr:
@@ -117,8 +119,12 @@ def hot_experts():
         by_recipe = (*flags, "--recipe", str(recipe))
         refuse(*by_recipe, says="lists/hot.json, found nothing")
         (lists / "hot.json").write_text(json.dumps({"model_digest": digest, "experts": {"1": [0, 5], "2": [3]}}))
-        loaded = re.search(r"hot_experts_loaded .*experts=(\d+) .*computed_by=(\w+)", log_of_start(*by_recipe))
-        assert loaded.groups() == ("3", "processor"), loaded.groups()
+        starts = [(log_of_start(*by_recipe), "processor")]
+        if EMULATED.exists():
+            starts.append((log_of_start(*by_recipe, "--backend", "cuda", program=EMULATED), "device"))
+        for log, place in starts:
+            loaded = re.search(r"hot_experts_loaded .*experts=(\d+) .*computed_by=(\w+)", log)
+            assert loaded.groups() == ("3", place), loaded.groups()
         other = lists / "other.json"
         other.write_text(json.dumps({"model_digest": digest, "experts": {"1": [0]}}))
         assert "experts=1 " in log_of_start(*by_recipe, "--hot-experts", str(other))
