@@ -114,6 +114,26 @@ GpuWork MakeTopLogits(const RowShape& s, int64_t rows, DeviceData* data) {
   return work;
 }
 
+GpuWork MakeWeightSums(const RowShape& s, int64_t rows, DeviceData* data) {
+  const int64_t values = rows * s.vocab;
+  GpuWork work = Started("weight_sums", rows, s.vocab, 4.0 * static_cast<double>(values), data);
+  work.format = "f32";
+  std::vector<const float*> logits;
+  for (int i = 0; i < work.copies; ++i) logits.push_back(data->F32(values));
+  std::vector<gpu_worker::WeightSumAsk> asks;
+  for (int64_t r = 0; r < rows; ++r) asks.push_back({static_cast<uint32_t>(r), 4.0f, 0.6f});
+  auto* const on_device =
+      static_cast<gpu_worker::WeightSumAsk*>(data->Bytes(rows * sizeof(gpu_worker::WeightSumAsk)));
+  cuda::CopyToDevice(on_device, asks.data(), rows * sizeof(gpu_worker::WeightSumAsk),
+                     data->stream());
+  cuda::Synchronize(data->stream());
+  auto* const sums = static_cast<uint64_t*>(data->Bytes(rows * sizeof(uint64_t)));
+  work.launch = [=](int copy) {
+    cuda::WeightSums(logits[copy], s.vocab, on_device, rows, sums, data->stream());
+  };
+  return work;
+}
+
 }  // namespace
 
 std::vector<GpuCase> RowCases(bool quick) {
@@ -129,11 +149,9 @@ std::vector<GpuCase> RowCases(bool quick) {
   const std::vector<int64_t> row_counts =
       quick ? std::vector<int64_t>{3} : std::vector<int64_t>{1, 64};
   using Make = GpuWork (*)(const RowShape&, int64_t, DeviceData*);
-  const std::pair<const char*, Make> makers[] = {{"rms_norm", MakeRmsNorm},
-                                                 {"swiglu", MakeSwiGlu},
-                                                 {"quantize_fp8", MakeQuantize},
-                                                 {"route", MakeRoute},
-                                                 {"top_logits", MakeTopLogits}};
+  const std::pair<const char*, Make> makers[] = {
+      {"rms_norm", MakeRmsNorm}, {"swiglu", MakeSwiGlu},        {"quantize_fp8", MakeQuantize},
+      {"route", MakeRoute},      {"top_logits", MakeTopLogits}, {"weight_sums", MakeWeightSums}};
   std::vector<GpuCase> cases;
   for (const auto& [name, make] : makers) {
     for (const int64_t rows : row_counts) {

@@ -13,8 +13,8 @@ namespace tandem::gpu_worker::cuda {
 
 namespace {
 
-// Rows of one ComputeLogits call: their f32 logits over the largest vocabulary (163,840) take 84 MB.
-// The weights of the head are read once a call.
+// Rows of one ComputeLogits call: their f32 logits over the largest vocabulary (163,840) take 84
+// MB. The weights of the head are read once a call.
 constexpr int64_t kLogitRowsMax = 128;
 
 }  // namespace

@@ -15,13 +15,13 @@
 
 namespace tandem::gpu_worker::cuda {
 
-// Sizes that are the same for all layers.
+// Sizes that are the same for all layers. vocab: the rank's share.
 struct ScratchShape {
   StepShape step;
   Storage storage = Storage::kBf16;
   Kernels kernels = Kernels::kPortable;
   int64_t hidden = 0, vocab = 0, experts = 0, experts_per_row = 0;
-  int64_t latents_stride = 0, gate_up_stride = 0;  // the widest of CudaPair's
+  int64_t q_kv_stride = 0, gate_up_stride = 0;  // the widest of CudaPair's
   // Of rows that fp8 products read: as a norm leaves them, and between two products of a layer.
   // 0: none.
   int64_t normed_fp8_cols = 0, inner_fp8_cols = 0;
@@ -49,7 +49,7 @@ struct Fp8Scratch {
 };
 
 struct CudaScratch {
-  void* latents = nullptr;            // [rows, latents_stride]: q_a's and kv_a's outputs
+  void* q_kv = nullptr;               // [rows, q_kv_stride]: q_a's, or q's, and kv_a's outputs
   void* gate_up = nullptr;            // [rows, gate_up_stride]
   Fp8Scratch normed;                  // of normed_fp8_cols
   Fp8Scratch inner;                   // of inner_fp8_cols

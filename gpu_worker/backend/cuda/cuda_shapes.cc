@@ -22,8 +22,8 @@ size_t LargestLinearWorkspace(const ShapeInputs& in) {
     look(ffn->down, in.rows_max);
   };
   for (const CudaLayer& l : in.weights->layers) {
-    look_at_pair(l.latents);
-    for (const DeviceMatrix& w : {l.q_b, l.q, l.absorb, l.value_up, l.o, l.router}) {
+    look_at_pair(l.q_kv_a);
+    for (const DeviceMatrix& w : {l.q_b, l.absorb, l.value_up, l.o, l.router}) {
       look(w, in.rows_max);
     }
     look_at_ffn(l.dense);
@@ -56,7 +56,7 @@ void WidthsOfGathers(const ShapeInputs& in, ScratchShape* shape) {
 void WidthsWithinLayers(const ShapeInputs& in, ScratchShape* shape) {
   const auto widen = [](int64_t* most, int64_t cols) { *most = std::max(*most, cols); };
   for (const CudaLayer& layer : in.weights->layers) {
-    widen(&shape->latents_stride, layer.latents.stride);
+    widen(&shape->q_kv_stride, layer.q_kv_a.stride);
     if (ReadsFp8(layer, NormSite::kBeforeAttention) || ReadsFp8(layer, NormSite::kBeforeFfn)) {
       shape->normed_fp8_cols = in.config->hidden_size;
     }
@@ -72,7 +72,7 @@ void WidthsWithinLayers(const ShapeInputs& in, ScratchShape* shape) {
 }  // namespace
 
 bool ReadsFp8(const CudaLayer& layer, NormSite site) {
-  if (site == NormSite::kBeforeAttention) return layer.latents.ReadsFp8() || IsFp8(layer.q);
+  if (site == NormSite::kBeforeAttention) return layer.q_kv_a.ReadsFp8();
   const std::optional<CudaFfn>& ffn = layer.dense.has_value() ? layer.dense : layer.shared;
   return ffn.has_value() && ffn->gate_up.ReadsFp8();
 }
@@ -98,7 +98,7 @@ ScratchShape ScratchShapeOf(const ShapeInputs& in) {
   shape.step.multiprocessors = in.device->multiprocessors;
   shape.step.shared_bytes_max = in.device->shared_bytes_max;
   shape.hidden = config.hidden_size;
-  shape.vocab = config.vocab_size;
+  shape.vocab = in.weights->vocab_split.of(in.rank).size();
   shape.experts = config.n_routed_experts;
   shape.experts_per_row = config.num_experts_per_tok;
   shape.logit_rows_max = in.logit_rows_max;
