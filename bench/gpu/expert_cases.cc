@@ -53,6 +53,7 @@ void PackRandom(DType type, int64_t rows, int64_t cols, std::mt19937_64& random,
 struct ExpertBuffers {
   std::vector<const cuda::ProductTile*> gate_up, down;  // [copies]
   uint32_t* x_row = nullptr;                            // [pairs]
+  float *gate = nullptr, *up = nullptr;                 // [pairs, inter]
   cuda::ExpertRowsArgs x;
   cuda::GatedRowsArgs gated;
   cuda::ExpertProductsArgs products;
@@ -129,31 +130,17 @@ double DistanceFromHost(const PackedMatrix& gate, const std::vector<float>& x, i
   return RelativeDistance(found, expected);
 }
 
-GpuWork MakeExperts(const ExpertShape& shape, DType type, int64_t rows, DeviceData* data) {
-  std::mt19937_64 random(rows);
-  auto up = std::make_shared<PackedBytes>(), down = std::make_shared<PackedBytes>();
-  PackRandom(type, shape.inter, shape.hidden, random, up.get());
-  PackRandom(type, shape.hidden, shape.inter, random, down.get());
+// Room for the rows on their way, which copies share.
+ExpertBuffers MakeBuffers(const ExpertShape& shape, DType type, int64_t rows, DeviceData* data) {
   const int64_t pairs = rows * shape.experts;
-  GpuWork work;
-  work.operation = "experts";
-  work.format = NameOf(type);
-  work.kernels = "portable";
-  work.shape = absl::StrCat(shape.experts, "x ", shape.inter, "x", shape.hidden);
-  work.rows = rows;
-  work.bytes = static_cast<double>(shape.experts) *
-               static_cast<double>(2 * up->matrix.layout.bytes() + down->matrix.layout.bytes());
-  work.flops = 6.0 * static_cast<double>(shape.hidden * shape.inter * pairs);
-  work.copies = data->CopiesFor(work.bytes);
-
   ExpertBuffers b;
-  const uint16_t* const x = data->Bf16(rows * shape.hidden);
-  b.x = {x, false, rows, shape.hidden, {}};
+  b.x = {data->Bf16(rows * shape.hidden), false, rows, shape.hidden, {}};
   b.gated.stride = b.gated.cols = shape.inter;
   b.gated.rows = pairs;
-  auto* const outputs = static_cast<float*>(data->Bytes(2 * pairs * shape.inter * sizeof(float)));
-  b.gated.gate = outputs;
-  b.gated.up = outputs + pairs * shape.inter;
+  b.gate = static_cast<float*>(data->Bytes(2 * pairs * shape.inter * sizeof(float)));
+  b.up = b.gate + pairs * shape.inter;
+  b.gated.gate = b.gate;
+  b.gated.up = b.up;
   const auto forms = [&](int64_t count, int64_t cols) {
     cuda::ExpertRowForms out;
     out.round_to_bf16 = true;
@@ -179,12 +166,33 @@ GpuWork MakeExperts(const ExpertShape& shape, DType type, int64_t rows, DeviceDa
   b.products.sums = static_cast<int32_t*>(data->Bytes(answer_bytes));
   b.products.flags = reinterpret_cast<uint8_t*>(b.products.sums + rows * shape.hidden);
   cuda::FillBytes(b.products.sums, 0, answer_bytes, data->stream());
+  return b;
+}
+
+GpuWork MakeExperts(const ExpertShape& shape, DType type, int64_t rows, DeviceData* data) {
+  std::mt19937_64 random(rows);
+  auto up = std::make_shared<PackedBytes>(), down = std::make_shared<PackedBytes>();
+  PackRandom(type, shape.inter, shape.hidden, random, up.get());
+  PackRandom(type, shape.hidden, shape.inter, random, down.get());
+  const int64_t pairs = rows * shape.experts;
+  GpuWork work;
+  work.operation = "experts";
+  work.format = NameOf(type);
+  work.kernels = "portable";
+  work.shape = absl::StrCat(shape.experts, "x ", shape.inter, "x", shape.hidden);
+  work.rows = rows;
+  work.bytes = static_cast<double>(shape.experts) *
+               static_cast<double>(2 * up->matrix.layout.bytes() + down->matrix.layout.bytes());
+  work.flops = 6.0 * static_cast<double>(shape.hidden * shape.inter * pairs);
+  work.copies = data->CopiesFor(work.bytes);
+
+  ExpertBuffers b = MakeBuffers(shape, type, rows, data);
   int64_t tiles = 0;  // of one matrix of all experts
   for (int copy = 0; copy < work.copies; ++copy) {
     std::vector<cuda::ProductTile> gate_up, downs;
     for (int e = 0; e < shape.experts; ++e) {
-      AddTiles(Upload(up->matrix, data), outputs, e, rows, &gate_up);
-      AddTiles(Upload(up->matrix, data), outputs + pairs * shape.inter, e, rows, &gate_up);
+      AddTiles(Upload(up->matrix, data), b.gate, e, rows, &gate_up);
+      AddTiles(Upload(up->matrix, data), b.up, e, rows, &gate_up);
       AddTiles(Upload(down->matrix, data), nullptr, e, rows, &downs);
     }
     tiles = static_cast<int64_t>(downs.size());
@@ -196,8 +204,8 @@ GpuWork MakeExperts(const ExpertShape& shape, DType type, int64_t rows, DeviceDa
   };
   work.error = [=] {
     LaunchLayer(b, up->matrix, down->matrix, 0, tiles, data->stream());
-    return DistanceFromHost(up->matrix, data->ReadBf16(x, rows * shape.hidden), rows,
-                            data->ReadF32(outputs, rows * shape.inter));
+    return DistanceFromHost(up->matrix, data->ReadBf16(b.x.x, rows * shape.hidden), rows,
+                            data->ReadF32(b.gate, rows * shape.inter));
   };
   return work;
 }
