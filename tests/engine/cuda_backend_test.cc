@@ -165,6 +165,22 @@ TEST_P(AgainstHost, RowsAreAsCloseAsRoundingAllows) {
   ExpectAsCloseAsRoundingAllows(LoadGolden("v3"), GetParam());
 }
 
+// Models without q_a: q is one product with kv_a.
+TEST(AgainstTheHost, ModelsWithoutQueryLatents) {
+  const GoldenModel golden = LoadGolden("v2_lite");
+  ASSERT_EQ(golden.weights.config.q_lora_rank, 0);
+  ExpectAsCloseAsRoundingAllows(golden, {"fp8_hopper", Precision::kBf16, AttentionKernel::kFlash,
+                                         Kernels::kHopper, LinearKernel::kFp8, true});
+  ExpectAsCloseAsRoundingAllows(
+      golden, {"kv_a_bf16_hopper",
+               Precision::kBf16,
+               AttentionKernel::kFlash,
+               Kernels::kHopper,
+               LinearKernel::kFp8,
+               true,
+               {{"model.layers.0.self_attn.kv_a_proj_with_mqa", LinearKernel::kNative}}});
+}
+
 // The shipped model has DeepSeek's own dimensions of a head (latent 512, rope 64, 128 and 128).
 // What a float64 oracle says of it is not needed here: the host's f32 logits and experts stand in.
 GoldenModel QuizModel() {
@@ -398,6 +414,14 @@ TEST_P(Ranks, TheirNumberDoesNotMatter) {
   Harness one(golden.weights, OptionsFor(GetParam()));
   Harness two(golden.weights, RanksFor(GetParam(), 2));
   ExpectSame(Run(one, tokens, {13, 20}, 20), Run(two, tokens, {13, 20}, 20));
+}
+
+TEST_P(Ranks, NorInModelsWithoutQueryLatents) {
+  const GoldenModel golden = LoadGolden("v2_lite");
+  const std::vector<uint32_t> tokens = RandomTokens(10, golden.weights.config.vocab_size, 5);
+  Harness one(golden.weights, OptionsFor(GetParam()));
+  Harness two(golden.weights, RanksFor(GetParam(), 2));
+  ExpectSame(Run(one, tokens, {7}, 7), Run(two, tokens, {7}, 7));
 }
 
 const Setting kRanks[] = {

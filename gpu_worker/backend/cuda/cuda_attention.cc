@@ -7,30 +7,38 @@ namespace tandem::gpu_worker::cuda {
 
 void CudaBackend::ProjectAndCache(int64_t layer, const DeviceRows& h, DeviceRows& q) {
   const CudaLayer& w = weights_.layers[layer];
-  const InputRows in = InputsOf(h);
-  const int64_t queries = AsCuda(q).cols(), stride = w.latents.stride;
+  const int64_t stride = w.q_kv_a.stride;
   void* const to = AsCuda(q).data();
-  Project("query", layer, w.q, in, to, queries);
-  ProjectPair({"latents", "query_a", "key_value"}, layer, w.latents, in, scratch_.latents);
-  if (w.q_b.outputs > 0) {
-    const Fp8Scratch fp8 = IsFp8(w.q_b) ? scratch_.inner : Fp8Scratch{};
-    void* const normed = IsFp8(w.q_b) ? nullptr : scratch_.latents;
+  ProjectPair({"query_key_value", "query", "key_value"}, layer, w.q_kv_a, InputsOf(h),
+              scratch_.q_kv);
+  const bool has_q_b = w.q_b.outputs > 0, fp8 = IsFp8(w.q_b);
+  if (has_q_b) {
+    void* const normed = fp8 ? nullptr : scratch_.q_kv;
+    const Fp8Scratch quantized = fp8 ? scratch_.inner : Fp8Scratch{};
     Normalize("query_norm", layer,
-              {.x = scratch_.latents,
+              {.x = scratch_.q_kv,
                .x_stride = stride,
                .weight = w.q_a_norm,
                .cols = config_.q_lora_rank,
                .out = normed,
                .out_stride = stride},
-              fp8);
-    Project("query_b", layer, w.q_b, {normed, stride, Rows(fp8)}, to, queries);
+              quantized);
+    Project("query_b", layer, w.q_b, {normed, stride, Rows(quantized)}, to, AsCuda(q).cols());
   }
   const auto* const kv =
-      static_cast<const std::byte*>(scratch_.latents) + w.latents.second_begin * BytesOf(storage_);
+      static_cast<const std::byte*>(scratch_.q_kv) + w.q_kv_a.second_begin * BytesOf(storage_);
   Do(
       "rope", layer,
       [=, this](Stream stream) {
-        RotateQueries(storage_, Tables(), heads_, config_.qk_head_dim(), slot().padded, to, stream);
+        RotateQueries({.storage = storage_,
+                       .rope = Tables(),
+                       .heads = heads_,
+                       .head_dim = config_.qk_head_dim(),
+                       .rows = slot().padded,
+                       .q = to,
+                       .from = has_q_b ? nullptr : scratch_.q_kv,
+                       .from_stride = stride},
+                      stream);
         FinishKeys({.storage = storage_,
                     .kv = kv,
                     .kv_stride = stride,

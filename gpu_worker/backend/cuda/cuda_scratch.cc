@@ -22,7 +22,7 @@ CudaScratch TakeScratch(const ScratchShape& shape, DeviceArena& arena) {
   const int64_t rows = shape.step.rows_max, value_bytes = BytesOf(shape.storage);
   const MlaShape& mla = shape.step.mla;
   CudaScratch s;
-  s.latents = arena.Take(rows * shape.latents_stride * value_bytes);
+  s.q_kv = arena.Take(rows * shape.q_kv_stride * value_bytes);
   s.gate_up = arena.Take(rows * shape.gate_up_stride * value_bytes);
   s.normed = TakeFp8(rows, shape.normed_fp8_cols, arena);
   s.inner = TakeFp8(rows, shape.inner_fp8_cols, arena);

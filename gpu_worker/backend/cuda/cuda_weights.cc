@@ -317,21 +317,19 @@ class WeightWalk {
     const auto matrix = [](const std::optional<Matrix>& m) {
       return m.has_value() ? &*m : nullptr;
     };
+    const bool q_lora = config_.q_lora_rank > 0;
+    const R q_role = q_lora ? R::kQA : R::kQ;
+    const Split q =
+        plan_.SplitOf(q_role, q_lora ? config_.q_lora_rank : queries, NeedsOf(q_role, i));
     const Split kv_a = plan_.SplitOf(R::kKvA, config_.kv_row_dim(), NeedsOf(R::kKvA, i));
-    const Matrix* const kv_a_matrix = from == nullptr ? nullptr : &from->kv_a;
-    if (config_.q_lora_rank > 0) {
-      const Split q_a = plan_.SplitOf(R::kQA, config_.q_lora_rank, NeedsOf(R::kQA, i));
-      const Matrix* const q_a_matrix = from == nullptr ? nullptr : matrix(from->q_a);
-      TANDEM_ASSIGN_OR_RETURN(
-          to.latents, Pair(i, hidden, {R::kQA, q_a, q_a_matrix}, {R::kKvA, kv_a, kv_a_matrix}));
+    const Matrix* const q_matrix = from == nullptr ? nullptr : matrix(q_lora ? from->q_a : from->q);
+    TANDEM_ASSIGN_OR_RETURN(to.q_kv_a,
+                            Pair(i, hidden, {q_role, q, q_matrix},
+                                 {R::kKvA, kv_a, from == nullptr ? nullptr : &from->kv_a}));
+    if (q_lora) {
       to.q_a_norm = Norm(config_.q_lora_rank, from == nullptr ? nullptr : &*from->q_a_norm);
       TANDEM_ASSIGN_OR_RETURN(to.q_b, Linear(R::kQB, i, queries, config_.q_lora_rank,
                                              from == nullptr ? nullptr : matrix(from->q_b)));
-    } else {
-      TANDEM_ASSIGN_OR_RETURN(
-          to.q, Linear(R::kQ, i, queries, hidden, from == nullptr ? nullptr : matrix(from->q)));
-      to.latents.stride = RoundUpTo(config_.kv_row_dim(), kOutputsMultiple);
-      TANDEM_ASSIGN_OR_RETURN(to.latents.second, Share(R::kKvA, i, kv_a, hidden, kv_a_matrix));
     }
     to.kv_a_norm = Norm(config_.kv_lora_rank, from == nullptr ? nullptr : &from->kv_a_norm);
     TANDEM_RETURN_IF_ERROR(Heads(from, to));

@@ -65,14 +65,13 @@ struct CudaFfn {
 struct CudaLayer {
   const float* attention_norm = nullptr;  // [hidden]
   const float* ffn_norm = nullptr;        // [hidden]
-  // q_a and kv_a, the latents; of models that have no q_a, kv_a is the second all the same.
-  CudaPair latents;
-  DeviceMatrix q_b, q;               // q_b with q_a, or q; outputs 0: absent
-  const float* q_a_norm = nullptr;   // [q_lora]
-  const float* kv_a_norm = nullptr;  // [kv_lora]
-  DeviceMatrix absorb;               // batch = heads: [kv_lora, nope], flash only
-  DeviceMatrix key_up;               // batch = heads: [nope, kv_lora], where keys are rebuilt
-  DeviceMatrix value_up;             // batch = heads: [v, kv_lora]
+  CudaPair q_kv_a;                        // q_a and kv_a; of models that have no q_a, q and kv_a
+  DeviceMatrix q_b;                       // outputs 0: absent, as q_a is
+  const float* q_a_norm = nullptr;        // [q_lora]
+  const float* kv_a_norm = nullptr;       // [kv_lora]
+  DeviceMatrix absorb;                    // batch = heads: [kv_lora, nope], flash only
+  DeviceMatrix key_up;                    // batch = heads: [nope, kv_lora], where keys are rebuilt
+  DeviceMatrix value_up;                  // batch = heads: [v, kv_lora]
   DeviceMatrix o;
   Split o_split;
   std::optional<CudaFfn> dense, shared;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <boost/context/fiber.hpp>
 #include <boost/context/pooled_fixedsize_stack.hpp>
 #include <cstdlib>
@@ -14,6 +15,7 @@
 #include <sstream>
 #include <vector>
 
+#include "gpu_worker/backend/cuda/emulator/launches.h"
 #include "lib/base/check.h"
 
 namespace tandem::gpu_worker::cuda::emulator {
@@ -81,6 +83,7 @@ struct Cluster {
   std::mt19937_64* random = nullptr;
 };
 
+std::atomic<int64_t> kernels_run{0};
 thread_local const LaunchShape* launch = nullptr;
 thread_local Cluster* cluster = nullptr;
 thread_local Block* block = nullptr;
@@ -266,7 +269,10 @@ void StartBlock(dim3 index, size_t threads, context::pooled_fixedsize_stack& sta
 
 }  // namespace
 
+int64_t KernelsRun() { return kernels_run.load(); }
+
 void RunKernel(const LaunchShape& shape, const std::function<void()>& kernel) {
+  kernels_run.fetch_add(1);
   TANDEM_CHECK(launch == nullptr);
   const size_t threads = size_t{shape.block.x} * shape.block.y * shape.block.z;
   TANDEM_CHECK(threads >= 1 && threads <= 1024);

@@ -29,17 +29,31 @@ __global__ void __launch_bounds__(kNormBlockThreads) FinishKeysKernel(FinishKeys
                               });
 }
 
+// A head's packets: those that turn, then, of a copy, those that do not.
+constexpr int64_t QueryPackets(const RotateQueriesArgs& a) {
+  return RopePackets(a.rope.rope) + (a.from == a.q ? 0 : PacketsOf(a.head_dim - a.rope.rope));
+}
+
 template <Storage kStorage, bool kHalves>
-__global__ void __launch_bounds__(kNormBlockThreads)
-    RotateQueriesKernel(RopeArgs rope, int64_t heads, int64_t head_dim, Stored<kStorage>* q) {
-  const int64_t row = blockIdx.x, half = rope.rope / 2;
-  const int packets = static_cast<int>(RopePackets(rope.rope));
+__global__ void __launch_bounds__(kNormBlockThreads) RotateQueriesKernel(RotateQueriesArgs a) {
+  const int64_t row = blockIdx.x, half = a.rope.rope / 2, plain = a.head_dim - a.rope.rope;
+  const int packets = static_cast<int>(QueryPackets(a));
+  const int turning = static_cast<int>(RopePackets(a.rope.rope));
   const int i = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
-  const int head = i / packets;
-  if (head >= heads) return;
-  Stored<kStorage>* const v = q + (row * heads + head) * head_dim + head_dim - rope.rope;
-  RotatePacket<kStorage, kHalves>(rope.rope, v, rope.cos + row * half, rope.sin + row * half,
-                                  i % packets, v);
+  const int head = i / packets, packet = i % packets;
+  if (head >= a.heads) return;
+  const auto* const from = static_cast<const Stored<kStorage>*>(a.from) + row * a.from_stride +
+                           static_cast<int64_t>(head) * a.head_dim;
+  auto* const to = static_cast<Stored<kStorage>*>(a.q) + (row * a.heads + head) * a.head_dim;
+  if (packet < turning) {
+    RotatePacket<kStorage, kHalves>(a.rope.rope, from + plain, a.rope.cos + row * half,
+                                    a.rope.sin + row * half, packet, to + plain);
+    return;
+  }
+  float v[kPacket];
+  const int64_t begin = static_cast<int64_t>(packet - turning) * kPacket;
+  LoadPacket<kStorage>(from, begin, plain, v);
+  StorePacket(v, to, begin, plain);
 }
 
 template <Storage kStorage, bool kHalves>
@@ -50,16 +64,15 @@ void FinishKeysAs(const FinishKeysArgs& args, Stream stream) {
 }
 
 template <Storage kStorage, bool kHalves>
-void RotateQueriesAs(const RopeArgs& rope, int64_t heads, int64_t head_dim, int64_t rows, void* q,
-                     Stream stream) {
-  const int64_t threads = heads * RopePackets(rope.rope);
-  TANDEM_CHECK_LE(rows, int64_t{0x7fffffff});
+void RotateQueriesAs(const RotateQueriesArgs& args, Stream stream) {
+  const int64_t threads = args.heads * QueryPackets(args);
+  TANDEM_CHECK_LE(args.rows, int64_t{0x7fffffff});
   TANDEM_CHECK_LE(threads, int64_t{65535} * kNormBlockThreads);
   const int64_t block = std::min<int64_t>((threads + 31) / 32 * 32, kNormBlockThreads);
-  Launch(RotateQueriesKernel<kStorage, kHalves>,
-         dim3(static_cast<unsigned>(rows), static_cast<unsigned>((threads + block - 1) / block)),
-         static_cast<unsigned>(block), 0, stream, rope, heads, head_dim,
-         static_cast<Stored<kStorage>*>(q));
+  Launch(
+      RotateQueriesKernel<kStorage, kHalves>,
+      dim3(static_cast<unsigned>(args.rows), static_cast<unsigned>((threads + block - 1) / block)),
+      static_cast<unsigned>(block), 0, stream, args);
 }
 
 void CheckRope(const RopeArgs& rope) { TANDEM_CHECK(rope.rope > 0 && rope.rope % 2 == 0); }
@@ -78,17 +91,21 @@ void FinishKeys(const FinishKeysArgs& args, Stream stream) {
   if (!bf16 && !halves) FinishKeysAs<Storage::kF32, false>(a, stream);
 }
 
-void RotateQueries(Storage storage, const RopeArgs& rope, int64_t heads, int64_t head_dim,
-                   int64_t rows, void* q, Stream stream) {
-  if (rows == 0 || heads == 0) return;
-  CheckRope(rope);
-  TANDEM_CHECK_LE(rope.rope, head_dim);
-  const bool bf16 = storage == Storage::kBf16;
-  const auto run = bf16 ? (rope.halves ? RotateQueriesAs<Storage::kBf16, true>
-                                       : RotateQueriesAs<Storage::kBf16, false>)
-                        : (rope.halves ? RotateQueriesAs<Storage::kF32, true>
-                                       : RotateQueriesAs<Storage::kF32, false>);
-  run(rope, heads, head_dim, rows, q, stream);
+void RotateQueries(const RotateQueriesArgs& args, Stream stream) {
+  if (args.rows == 0 || args.heads == 0) return;
+  CheckRope(args.rope);
+  TANDEM_CHECK_LE(args.rope.rope, args.head_dim);
+  RotateQueriesArgs a = args;
+  if (a.from == nullptr) {
+    a.from = a.q;
+    a.from_stride = a.heads * a.head_dim;
+  }
+  const bool bf16 = a.storage == Storage::kBf16;
+  const auto run = bf16 ? (a.rope.halves ? RotateQueriesAs<Storage::kBf16, true>
+                                         : RotateQueriesAs<Storage::kBf16, false>)
+                        : (a.rope.halves ? RotateQueriesAs<Storage::kF32, true>
+                                         : RotateQueriesAs<Storage::kF32, false>);
+  run(a, stream);
 }
 
 }  // namespace tandem::gpu_worker::cuda

@@ -266,8 +266,20 @@ TEST(RotateQueries, AreTheHosts) {
         TestRows q = RandomRows(storage, rows, width, width, 0, random);
         DeviceForTest device;
         void* const memory = UploadRows(device, q);
-        RotateQueries(storage, {device.Upload(k.cos), device.Upload(k.sin), rope, halves}, heads,
-                      head_dim, rows, memory, device.stream());
+        TestRows wider = q;  // another product's outputs lie behind these
+        wider.stride += 13;
+        RotateQueriesArgs args = {
+            .storage = storage,
+            .rope = {device.Upload(k.cos), device.Upload(k.sin), rope, halves},
+            .heads = heads,
+            .head_dim = head_dim,
+            .rows = rows,
+            .q = memory};
+        RotateQueries(args, device.stream());
+        args.from = UploadRows(device, wider);
+        args.from_stride = wider.stride;
+        args.q = AllocateRows(device, q);
+        RotateQueries(args, device.stream());
         for (int64_t i = 0; i < rows * heads; ++i) {
           const int64_t r = i / heads;
           float* const v = q.values.data() + (i + 1) * head_dim - rope;
@@ -276,6 +288,7 @@ TEST(RotateQueries, AreTheHosts) {
           std::copy(turned.begin(), turned.end(), v);
         }
         ExpectSameBits(DownloadRows(device, q, memory), q.values);
+        ExpectSameBits(DownloadRows(device, q, args.q), q.values);
       }
     }
   }

@@ -103,9 +103,17 @@ struct RopeArgs {
   int64_t rope = 0;
   bool halves = false;
 };
-// In place on q [rows, heads, head_dim]: the last `rope` values of each head.
-void RotateQueries(Storage storage, const RopeArgs& rope, int64_t heads, int64_t head_dim,
-                   int64_t rows, void* q, Stream stream);
+// The last `rope` values of each head of q [rows, heads, head_dim], in place; or, where there is
+// `from`, of its rows, from_stride apart, of which q becomes a copy.
+struct RotateQueriesArgs {
+  Storage storage = Storage::kBf16;
+  RopeArgs rope;
+  int64_t heads = 0, head_dim = 0, rows = 0;
+  void* q = nullptr;
+  const void* from = nullptr;
+  int64_t from_stride = 0;
+};
+void RotateQueries(const RotateQueriesArgs& args, Stream stream);
 
 // What is cached of each row: rms_norm(kv[0:latent]) * weight, then the rotated kv[latent:],
 // written to slot slots[r] = page * page_tokens + place of `cache` [pages * page_tokens, latent +
