@@ -76,9 +76,7 @@ std::vector<float> ReferenceOutput(cuda::LinearArgs args, int64_t values, Device
 // What a kernel before the product leaves where it quantizes its rows itself.
 cuda::Fp8Rows Quantize(const uint16_t* x, int64_t cols, int64_t rows, DeviceData* data) {
   const int64_t runs = (cols + 127) / 128;
-  const int64_t memory_rows =
-      (rows + cuda::kFp8RowsMultiple - 1) / cuda::kFp8RowsMultiple * cuda::kFp8RowsMultiple;
-  auto* const codes = static_cast<uint8_t*>(data->Bytes(memory_rows * runs * 128));
+  auto* const codes = static_cast<uint8_t*>(data->Bytes(rows * runs * 128));
   auto* const scales = static_cast<float*>(data->Bytes(rows * runs * sizeof(float)));
   cuda::QuantizeFp8Rows(x, cols, cols, rows, codes, scales, data->stream());
   return {codes, scales};

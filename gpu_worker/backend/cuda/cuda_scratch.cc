@@ -11,7 +11,7 @@ Fp8Scratch TakeFp8(int64_t rows, int64_t cols, DeviceArena& arena) {
   if (cols == 0) return {};
   const int64_t runs = (cols + kFp8ScaleBlock - 1) / kFp8ScaleBlock;
   Fp8Scratch s;
-  s.codes = arena.Take<uint8_t>(RoundUpTo(rows, kFp8RowsMultiple) * runs * kFp8ScaleBlock);
+  s.codes = arena.Take<uint8_t>(rows * runs * kFp8ScaleBlock);
   s.scales = arena.Take<float>(rows * runs);
   return s;
 }

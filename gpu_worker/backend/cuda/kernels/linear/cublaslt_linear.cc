@@ -77,6 +77,7 @@ CublasLtProduct ProductOf(const LinearArgs& args, const Scratch& s) {
   p.w = scratch;
   p.w_scales = fp8 ? reinterpret_cast<const float*>(scratch + s.w_scales) : nullptr;
   p.x = fp8 ? scratch + s.x : args.x;
+  if (args.x_fp8.codes != nullptr) p.x = args.x_fp8.codes;
   p.x_stride = fp8 ? args.w.inputs : args.x_stride;
   p.x_scales = fp8 ? reinterpret_cast<const float*>(scratch + s.x_scales) : nullptr;
   p.y = args.y;

@@ -140,6 +140,8 @@ TEST(CublasLt, IsTheExactProduct) {
     for (size_t i = 0; i < found.size(); ++i) {
       ASSERT_NEAR(found[i], exact.sums[i], exact.magnitudes[i] * std::ldexp(1.0, -9)) << i;
     }
+    problem.quantized = kind == WeightKind::kFp8;
+    EXPECT_EQ(problem.Run(hopper ? Kernels::kHopper : Kernels::kPortable), found);
   }
 }
 

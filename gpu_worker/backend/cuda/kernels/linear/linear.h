@@ -61,9 +61,7 @@ absl::StatusOr<PackedMatrix> PackFp8(int64_t outputs, int64_t inputs, const uint
                                      const float* scales);
 
 // Rows of inputs that are e4m3 already, as QuantizeFp8Rows, RmsNormFp8 and SwiGluFp8 (rows.h) write
-// them. Kernels copy whole tiles of rows: there must be memory for a multiple of kFp8RowsMultiple
-// rows of codes, whatever lies in it.
-inline constexpr int64_t kFp8RowsMultiple = 128;
+// them.
 struct Fp8Rows {
   const uint8_t* codes = nullptr;  // [rows, inputs padded to 128], aligned to 16 bytes
   const float* scales = nullptr;   // [rows, inputs / 128 rounded up]

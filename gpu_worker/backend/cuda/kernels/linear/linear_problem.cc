@@ -233,11 +233,10 @@ DeviceMatrix LinearProblem::Upload(DeviceForTest& device) const {
   return w;
 }
 
-// The rows as a kernel before would have left them: memory for whole tiles, NaN behind the rows.
+// The rows as a kernel before would have left them.
 Fp8Rows LinearProblem::Quantize(const LinearArgs& args, DeviceForTest& device) const {
   const int64_t blocks = (shape_.inputs + 127) / 128;
-  auto* const codes =
-      device.Allocate<uint8_t>(RoundUpTo(args.rows, kFp8RowsMultiple) * blocks * 128);
+  auto* const codes = device.Allocate<uint8_t>(args.rows * blocks * 128);
   auto* const scales = device.Allocate<float>(args.rows * blocks);
   QuantizeFp8Rows(static_cast<const uint16_t*>(args.x), args.x_stride, shape_.inputs, args.rows,
                   codes, scales, device.stream());
