@@ -16,6 +16,7 @@
 #include "gpu_worker/backend/shard/staged_collective.h"
 #include "lib/base/check.h"
 #include "tests/engine/harness.h"
+#include "tests/engine/synth_model.h"
 #include "tests/engine/tolerance.h"
 
 namespace tandem::gpu_worker {
@@ -457,6 +458,52 @@ const Setting kQuizRanks[] = {
 };
 INSTANTIATE_TEST_SUITE_P(Formats, QuizRanks, testing::ValuesIn(kQuizRanks),
                          [](const auto& info) { return info.param.name; });
+
+// Layers of two, four and eight blocks of 128 outputs, which share scales: some ranks have none.
+class RanksOfBlocks : public Invariance {
+ protected:
+  static ModelWeights Model() {
+    ModelConfig config = SynthConfig("deepseek_v3_small");
+    // DeepSeek's own heads, two a rank: one has 192 outputs, which end amid a block.
+    config.num_attention_heads = 8;
+    config.qk_nope_head_dim = config.v_head_dim = 128;
+    config.qk_rope_head_dim = 64;
+    config.kv_lora_rank = 512;
+    config.num_hidden_layers = 2;
+    // Blocks that are in the file, and blocks that are made while loading.
+    return MakeSynthModel(config, GetParam().kernels == Kernels::kPortable ? "fp8" : "bf16");
+  }
+};
+
+TEST_P(RanksOfBlocks, TheirNumberDoesNotMatter) {
+  const ModelWeights weights = Model();
+  const std::vector<uint32_t> tokens = RandomTokens(9, weights.config.vocab_size, 5);
+  Harness one(weights, OptionsFor(GetParam()));
+  Harness four(weights, RanksFor(GetParam(), 4));
+  ExpectSame(Run(one, tokens, {7}, 7), Run(four, tokens, {7}, 7));
+}
+
+const Setting kRanksOfBlocks[] = {
+    {"fp8_portable", Precision::kBf16, AttentionKernel::kFlash, Kernels::kPortable,
+     LinearKernel::kFp8, true},
+    {"fp8_hopper", Precision::kBf16, AttentionKernel::kFlash, Kernels::kHopper, LinearKernel::kFp8,
+     true},
+};
+INSTANTIATE_TEST_SUITE_P(Formats, RanksOfBlocks, testing::ValuesIn(kRanksOfBlocks),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(CudaBackend, AShareThatBeginsAmidFp8BlocksIsRefused) {
+  const ModelWeights weights = MakeSynthModel(SynthConfig("deepseek_v3_small"), "bf16");
+  const ShardPlan plan = ShardPlan::Make(weights.config, 4).value();
+  cuda::CudaBackendOptions options;
+  options.formats.linear = LinearKernel::kFp8;
+  options.kernels = Kernels::kReference;
+  options.kv_pages = 16;
+  const absl::Status status =
+      cuda::MakeCudaRank(weights, options, plan, /*rank=*/1, /*collective=*/nullptr).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_NE(status.message().find("use fewer ranks"), absl::string_view::npos) << status;
+}
 
 TEST(CudaBackend, WhatDoesNotFitIsSaidInOneSentence) {
   const GoldenModel golden = LoadGolden("v3");

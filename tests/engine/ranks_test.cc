@@ -3,15 +3,11 @@
 // rank; and a rank that is gone is an error in time. Models have four heads of 96 query outputs,
 // which cuts fp8's blocks of 128, and an FFN whose tiles do not divide evenly.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <map>
 #include <random>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -19,42 +15,23 @@
 #include "absl/time/clock.h"
 #include "gpu_worker/backend/shard/in_process_group.h"
 #include "gpu_worker/backend/shard/sharded_backend.h"
-#include "lib/base/check.h"
 #include "lib/kernels/onednn_linear.h"
-#include "lib/model/synth.h"
 #include "tests/engine/harness.h"
+#include "tests/engine/synth_model.h"
 
 namespace tandem::gpu_worker {
 namespace {
 
-namespace fs = std::filesystem;
-
 // One page and a bit, and an answer.
 constexpr int64_t kPrompt = 70, kAnswer = 4;
 
-// The smaller sizes of the families, with random weights in `format`; made once.
+// Made once.
 const ModelWeights& SynthModel(const std::string& family, const std::string& format) {
-  static std::map<std::string, ModelWeights>* models = new std::map<std::string, ModelWeights>;
+  static auto* models = new std::map<std::string, ModelWeights>;
   const std::string name = absl::StrCat(family, "_", format);
   const auto found = models->find(name);
   if (found != models->end()) return found->second;
-  const fs::path folder = fs::path(testing::TempDir()) / absl::StrCat("ranks_", getpid());
-  fs::create_directories(folder);
-  const std::string config_path = SourcePath(absl::StrCat("tests/model/configs/", family, ".json"));
-  std::ifstream file(config_path);
-  std::stringstream text;
-  text << file.rdbuf();
-  SynthOptions options;
-  options.config = ParseHfConfig(text.str(), config_path).value();
-  options.format = ParseSynthFormat(format == "fp8" ? "f8_e4m3" : format, false).value();
-  const bool gguf = format != "fp8" && format != "bf16";
-  options.container = gguf ? ContainerKind::kGguf : ContainerKind::kSafetensors;
-  options.out = (folder / (gguf ? name + ".gguf" : name)).string();
-  const auto made = SynthesizeModel(options, [](int64_t, int64_t) { return true; });
-  if (!made.ok()) base::CheckFailed(__FILE__, __LINE__, made.status().ToString());
-  ModelWeights weights = LoadModel(options.out).value();
-  fs::remove_all(folder);  // what is mapped stays
-  return models->emplace(name, std::move(weights)).first->second;
+  return models->emplace(name, MakeSynthModel(SynthConfig(family), format)).first->second;
 }
 
 struct Setting {
@@ -202,14 +179,15 @@ TEST(RanksOfQuizTest, SameBitsAsOne) {
   }
 }
 
-// Sleeps a while before it meets the others, each time another while.
-class Dawdling : public Collective {
+// A member of the group in front of which something happens before each gather.
+class Hindered : public Collective {
  public:
-  explicit Dawdling(std::unique_ptr<Collective> in) : in_(std::move(in)), random_(in_->rank()) {}
+  Hindered(std::unique_ptr<Collective> in, std::function<void()> before)
+      : in_(std::move(in)), before_(std::move(before)) {}
   int rank() const override { return in_->rank(); }
   int ranks() const override { return in_->ranks(); }
   absl::Status AllGather(const void* part, void* whole, size_t bytes, CUstream_st* s) override {
-    absl::SleepFor(absl::Microseconds(random_() % 3000));
+    before_();
     return in_->AllGather(part, whole, bytes, s);
   }
   absl::Status Barrier() override { return in_->Barrier(); }
@@ -218,8 +196,24 @@ class Dawdling : public Collective {
 
  private:
   const std::unique_ptr<Collective> in_;
-  std::mt19937 random_;
+  const std::function<void()> before_;
 };
+
+// Sleeps a while before it meets the others, each time another while.
+std::unique_ptr<Collective> Dawdling(std::unique_ptr<Collective> in) {
+  auto random = std::make_shared<std::mt19937>(in->rank());
+  return std::make_unique<Hindered>(
+      std::move(in), [random] { absl::SleepFor(absl::Microseconds((*random)() % 3000)); });
+}
+
+// Comes to a few gathers, then not for a while.
+std::unique_ptr<Collective> Leaving(std::unique_ptr<Collective> in, int gathers,
+                                    absl::Duration away) {
+  auto left = std::make_shared<int>(gathers);
+  return std::make_unique<Hindered>(std::move(in), [left, away] {
+    if ((*left)-- == 0) absl::SleepFor(away);
+  });
+}
 
 TEST(RanksInTimeTest, SlowRanksGiveTheSameBits) {
   const ModelWeights& weights = SynthModel("deepseek_v3_small", "bf16");
@@ -227,37 +221,12 @@ TEST(RanksInTimeTest, SlowRanksGiveTheSameBits) {
   options.precision = Precision::kBf16;
   Harness one(weights, options);
   options.make_backend = [](const ModelWeights& w) -> std::unique_ptr<Backend> {
-    return MakeWrapped(
-        w, 4, absl::Seconds(60),
-        [](std::unique_ptr<Collective> c) -> std::unique_ptr<Collective> {
-          return std::make_unique<Dawdling>(std::move(c));
-        },
-        [](const absl::Status& why) { FAIL() << why; });
+    return MakeWrapped(w, 4, absl::Seconds(60), Dawdling,
+                       [](const absl::Status& why) { FAIL() << why; });
   };
   Harness slow(weights, options);
   ExpectSameBits(Answer(one), Answer(slow));
 }
-
-// Comes to a few gathers, then not for a while.
-class Leaving : public Collective {
- public:
-  Leaving(std::unique_ptr<Collective> in, int gathers, absl::Duration away)
-      : in_(std::move(in)), gathers_(gathers), away_(away) {}
-  int rank() const override { return in_->rank(); }
-  int ranks() const override { return in_->ranks(); }
-  absl::Status AllGather(const void* part, void* whole, size_t bytes, CUstream_st* s) override {
-    if (gathers_-- == 0) absl::SleepFor(away_);
-    return in_->AllGather(part, whole, bytes, s);
-  }
-  absl::Status Barrier() override { return in_->Barrier(); }
-  void Abort(const absl::Status& why) override { in_->Abort(why); }
-  absl::Status status() const override { return in_->status(); }
-
- private:
-  const std::unique_ptr<Collective> in_;
-  int gathers_;
-  const absl::Duration away_;
-};
 
 TEST(RanksInTimeTest, ARankThatLeavesIsNamedInTime) {
   const ModelWeights& weights = SynthModel("deepseek_v3_small", "bf16");
@@ -266,7 +235,7 @@ TEST(RanksInTimeTest, ARankThatLeavesIsNamedInTime) {
       weights, 2, absl::Seconds(1),
       [](std::unique_ptr<Collective> c) -> std::unique_ptr<Collective> {
         if (c->rank() == 0) return c;
-        return std::make_unique<Leaving>(std::move(c), 3, absl::Seconds(3));
+        return Leaving(std::move(c), 3, absl::Seconds(3));
       },
       [&](const absl::Status& why) { failure = why; });
   const auto x = backend->NewRows(RowShape::kHidden, 8), h = backend->NewRows(RowShape::kHidden, 8);
