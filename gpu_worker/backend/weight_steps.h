@@ -15,11 +15,10 @@
 namespace tandem::gpu_worker {
 
 inline constexpr int kWeightStepBits = 44;
-// Of a single weight, exclusive.
-inline constexpr float kWeightMax = 256.0f;
 
-// weight / 2^-44 to the nearest whole number, ties to even, for weights in [0, kWeightMax): in
-// doubles from 256 to 512 the last bit is worth 2^-44, so that adding 256 rounds to it.
+// weight / 2^-44 to the nearest whole number, ties to even, for weights in [0, 256): in doubles
+// from 256 to 512 the last bit is worth 2^-44, so that adding 256 rounds to it. Of other weights,
+// infinity among them, some number, the same everywhere.
 constexpr uint64_t WeightSteps(float weight) {
   return std::bit_cast<uint64_t>(static_cast<double>(weight) + 256.0) -
          std::bit_cast<uint64_t>(256.0);

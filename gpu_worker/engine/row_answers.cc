@@ -75,6 +75,7 @@ class Group {
       if (!parts_[i].needs.whole) k = std::max(k, parts_[i].needs.best);
     }
     logits_.Best(k, &best_);
+    TANDEM_CHECK_EQ(best_.not_finite.size(), rows_.size());
     std::vector<int64_t> whole;
     for (size_t i = 0; i < rows_.size(); ++i) {
       answers_[i].status = CheckFinite(best_.not_finite[i]);
@@ -142,10 +143,8 @@ class Group {
     const SampleInput& row = rows_[i];
     KnownTokens known = {parts.known, vocab_, parts.weight_sum};
     if (parts.needs.weight_sum && !parts.touched.empty() && !parts.known.empty()) {
-      const std::optional<uint64_t> sum =
+      known.weight_sum =
           AdjustWeightSum(row, parts.touched, parts.known[0].logit, parts.weight_sum);
-      if (!sum.has_value()) return false;
-      known.weight_sum = *sum;
     }
     const std::optional<uint32_t> token = SampleFromBest(*row.params, known, row.tokens.size());
     if (!token.has_value()) return false;
@@ -200,6 +199,7 @@ absl::Status PromptLogprobs(RowLogits& logits, int64_t vocab, int64_t rows,
   BestLogits best;
   const bool whole = top > best_max;
   logits.Best(whole ? 1 : std::max<int64_t>(1, top), &best);
+  TANDEM_CHECK_EQ(static_cast<int64_t>(best.not_finite.size()), rows);
   for (int64_t r = 0; r < rows; ++r) TANDEM_RETURN_IF_ERROR(CheckFinite(best.not_finite[r]));
   logprobs->resize(next.size());
   if (whole) {

@@ -128,7 +128,9 @@ class Random {
     if (Below(4) > 0) p.set_temperature(std::exp(4 * Uniform() - 3));
     if (Below(20) == 0) p.set_temperature(1e-30f);
     if (Below(3) == 0) p.set_top_k(Below(4) == 0 ? Below(2 * vocab) : 1 + Below(70));
-    if (Below(2) == 0) p.set_top_p(Uniform());
+    // Of equals, quarters are reached exactly.
+    if (Below(2) == 0)
+      p.set_top_p(Below(2) == 0 ? Uniform() : 0.25f * static_cast<float>(Below(5)));
     if (Below(3) == 0) p.set_min_p(Uniform() * Uniform());
     p.set_seed(Below(1000));
     if (Below(4) == 0) p.set_repetition_penalty(0.5f + 1.5f * Uniform());
@@ -255,11 +257,11 @@ TEST(NextTokensTest, CommonRequestsNeedNoWholeRow) {
   EXPECT_EQ(whole, 0);
 }
 
-// A token that was far ahead falls back: the others' weights are relative to another one then, and
-// its raw weight has no place on their grid.
+// A token that was far ahead falls back: the others' weights are relative to another one then, to
+// which its raw weight may be infinite.
 TEST(NextTokensTest, APenaltyOnAFavourite) {
   Random random(4);
-  for (const float ahead : {1.0f, 4.0f, 5.5f, 90.0f}) {
+  for (const float ahead : {1.0f, 4.0f, 5.5f, 90.0f, 5000.0f}) {
     Step step(4, 500, random);
     for (size_t r = 0; r < 4; ++r) {
       for (float& v : step.rows[r]) v = random.Uniform();
@@ -268,7 +270,7 @@ TEST(NextTokensTest, APenaltyOnAFavourite) {
       step.params[r].set_temperature(r == 0 ? 0.0f : 1.0f);
       step.params[r].set_seed(r);
       if (r > 1) step.params[r].set_top_p(0.05f);
-      (*step.params[r].mutable_logit_bias())[77] = -100;
+      (*step.params[r].mutable_logit_bias())[77] = -100 - ahead;
     }
     ExpectAnswersOfWholeRows(step, 1, nullptr);
   }

@@ -291,18 +291,16 @@ std::vector<TokenLogit> AdjustBest(const SampleInput& input, std::span<const Tok
   return known;
 }
 
-std::optional<uint64_t> AdjustWeightSum(const SampleInput& input,
-                                        std::span<const TokenLogit> touched, float highest,
-                                        uint64_t raw_sum) {
-  const auto weight_of = [&](float logit) {
-    return kernels::Exp((logit - highest) / input.params->temperature());
+uint64_t AdjustWeightSum(const SampleInput& input, std::span<const TokenLogit> touched,
+                         float highest, uint64_t raw_sum) {
+  const auto steps_of = [&](float logit) {
+    return WeightSteps(kernels::Exp((logit - highest) / input.params->temperature()));
   };
   const absl::flat_hash_map<uint32_t, float> adjusted = AdjustTouched(input, touched);
-  uint64_t sum = raw_sum;  // unsigned: what is too much on the way comes off again
+  uint64_t sum = raw_sum;
+  // A raw logit may be far above `highest`: whatever it added to the sum comes off again.
   for (const TokenLogit& token : touched) {
-    const float raw = weight_of(token.logit);
-    if (!(raw < kWeightMax)) return std::nullopt;
-    sum += WeightSteps(weight_of(adjusted.at(token.id))) - WeightSteps(raw);
+    sum += steps_of(adjusted.at(token.id)) - steps_of(token.logit);
   }
   return sum;
 }

@@ -59,12 +59,10 @@ std::vector<TokenLogit> AdjustBest(const SampleInput& input, std::span<const Tok
                                    std::span<const TokenLogit> touched, int64_t vocab);
 
 // WeightSum of the row after bias and penalties, from that of the raw one: `raw_sum` is of the
-// tokens' raw logits at the parameters' temperature with `highest`, the highest logit after bias
-// and penalties. None where a raw logit is so far above it that its weight has no place on the
-// grid.
-std::optional<uint64_t> AdjustWeightSum(const SampleInput& input,
-                                        std::span<const TokenLogit> touched, float highest,
-                                        uint64_t raw_sum);
+// tokens' raw logits at the parameters' temperature, relative to `highest`, the highest logit after
+// bias and penalties.
+uint64_t AdjustWeightSum(const SampleInput& input, std::span<const TokenLogit> touched,
+                         float highest, uint64_t raw_sum);
 
 // SampleToken's token where what is known decides it. position: SampleToken's tokens.size().
 std::optional<uint32_t> SampleFromBest(const sampling::v1::SamplingParams& params,

@@ -19,7 +19,7 @@ namespace {
 class Both {
  public:
   Both(int64_t rows_max, int64_t vocab, ShardRange own)
-      : rows_max_(rows_max), vocab_(vocab), own_(own), host(vocab, own, pool_) {
+      : vocab_(vocab), own_(own), host(vocab, own, pool_) {
     logits_ = device_.Allocate<float>(std::max<int64_t>(1, rows_max * own.size()));
     device = *CudaRowLogits::Create({rows_max, vocab, own}, logits_, device_.stream());
   }
@@ -107,7 +107,7 @@ class Both {
   }
 
  private:
-  const int64_t rows_max_, vocab_;
+  const int64_t vocab_;
   const ShardRange own_;
   base::ThreadPool pool_{1};
   DeviceForTest device_;

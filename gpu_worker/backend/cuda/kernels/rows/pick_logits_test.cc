@@ -65,6 +65,18 @@ TEST(WeightSums, HaveTheHostsBits) {
   ExpectSums(std::vector<float>(5000, -7.25f), 5000, {1, 3});
 }
 
+// What a token under a penalty adds has to come off again, however far it is above the others.
+TEST(WeightSums, OfTokensAboveTheHighest) {
+  std::mt19937 random(4);
+  std::vector<float> logits = Normal(600, 2, random);
+  for (const float ahead : {5.4f, 5.6f, 60.0f, 89.0f, 3e38f}) {
+    logits[77] = 10 + ahead;
+    EXPECT_EQ(SumsOnDevice(logits, 600, {{0, 10, 1}, {0, -30, 1}, {0, 10, 1e-3f}}),
+              (std::vector<uint64_t>{WeightSum(logits, 10, 1), WeightSum(logits, -30, 1),
+                                     WeightSum(logits, 10, 1e-3f)}));
+  }
+}
+
 TEST(WeightSums, OfALargeVocabularyAndOfNothing) {
   std::mt19937 random(2);
   ExpectSums(Normal(163840, 3, random), 163840, {1});

@@ -182,7 +182,7 @@ size_t TopLogitsWorkspaceBytes(int64_t rows, int64_t vocab, int64_t k);
 void TopLogits(const TopLogitsArgs& args, Stream stream);
 
 // sums[i] = WeightSum (backend/weight_sum.h) of logits' row asks[i].row, bit for bit; asks and sums
-// [count] on the device. The row is finite and nothing in it above `highest`.
+// [count] on the device. The rows are finite.
 void WeightSums(const float* logits, int64_t vocab, const WeightSumAsk* asks, int64_t count,
                 uint64_t* sums, Stream stream);
 
