@@ -18,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 using R = TensorRole;
 
-constexpr int kRankCounts[] = {1, 2, 4, 8, 16};
+constexpr int kRankCounts[] = {1, 2, 4, 8, 16, 32};
 
 std::string SourceDir() {
   const char* root = std::getenv("TANDEM_SOURCE_DIR");
