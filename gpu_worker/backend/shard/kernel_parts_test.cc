@@ -126,6 +126,9 @@ TEST(KernelPartsTest, SmallLayersOnFourRanks) {
     ExpectPartsOfWhole(kernels, {WeightKind::kFp8}, sizes, 4, 128);
   }
   ExpectPartsOfWhole(Kernels::kHopper, {WeightKind::kFp8}, sizes, 2, 128);
+  // Sums in four parts.
+  const Sizes long_rows{.outputs = 320, .inputs = 2048, .rows = 3};
+  ExpectPartsOfWhole(Kernels::kHopper, {WeightKind::kFp8}, long_rows, 2, 128);
 }
 
 TEST(KernelPartsTest, HeadsOfABatch) {

@@ -127,9 +127,9 @@ HopperFp8Plan PlanHopperFp8(const DeviceMatrix& w, int64_t rows) {
   args.w = w;
   args.rows = rows;
   const fp8::Product p = ProductOf(args, {}, /*many_rows=*/false);
-  const int many_tiles = fp8::ManyRowsTiles(p);
-  if (rows > fp8::kManyTileRows && many_tiles * fp8::kSharing >= kMultiprocessors / 2) {
-    return {true, ClustersFor(many_tiles, kMultiprocessors / fp8::kSharing)};
+  const int units = fp8::ManyRowsUnits(p);
+  if (rows > fp8::kManyTileRows && units * fp8::kSharing >= kMultiprocessors / 2) {
+    return {true, ClustersFor(units, kMultiprocessors / fp8::kSharing)};
   }
   const int at_once =
       p.splits < 4 ? kMultiprocessors / p.splits : kMultiprocessorsOfClusters / p.splits;

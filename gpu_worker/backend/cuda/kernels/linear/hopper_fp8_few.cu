@@ -172,9 +172,7 @@ __device__ __forceinline__ void Consume(const Product& p, const Shared& s, int f
     tile.column += WarpgroupId() * kColumns;
     float total[kSums];
     if (has_columns) {
-      const Scales scales = ScalesOf(p, tile, low_row);
-      float low = scales.Low(begin), high = scales.High(begin);
-      AddRuns(begin, end, p.blocks - 1, k_stride, scales, stages, low, high, total);
+      AddRuns<kColumns>(begin, end, k_stride, ScalesOf(p, tile, low_row), stages, total);
     } else {
       for (int block = begin; block < end; ++block) {
         stages.Wait();

@@ -75,8 +75,6 @@ struct Turn {
 // Scales of a thread's two rows and of its outputs, run after run.
 struct Scales {
   const float *low, *high, *w;
-  __device__ __forceinline__ float Low(int block) const { return low[block] * w[block]; }
-  __device__ __forceinline__ float High(int block) const { return high[block] * w[block]; }
 };
 
 // Rows behind the last one take its scales; their sums are not stored.
@@ -88,41 +86,38 @@ __device__ __forceinline__ Scales ScalesOf(const Product& p, const Tile& tile, i
           p.w_scales + tile.matrix * p.w_scales_stride + tile.column / kInputs * blocks};
 }
 
-// part = the products of one run, under way.
+// part = the products of one run and kN outputs, under way.
+template <int kN>
 __device__ __forceinline__ void StartRun(const unsigned char* x, const unsigned char* w,
-                                         uint32_t k_stride, float (&part)[kSums]) {
+                                         uint32_t k_stride, float (&part)[kN / 2]) {
   const uint64_t left = KMajorDescriptor(x);
   const uint64_t right = KMajorPlainDescriptor(w, k_stride, kCoreBytes);
   WgmmaFence(part);
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
-    WgmmaE4m3<kColumns>(part, DescriptorAt(left, step * kKMajorStepBytes),
-                        DescriptorAt(right, step * 2 * k_stride), step > 0);
+    WgmmaE4m3<kN>(part, DescriptorAt(left, step * kKMajorStepBytes),
+                  DescriptorAt(right, step * 2 * k_stride), step > 0);
   }
   WgmmaCommit();
 }
 
-// Adds runs [begin, end) of a tile to total, scaled. `low` and `high` are the scales of run
-// `begin`, and then of run `end` (of the last one, where it is that of the matrix): those of the
-// next run are read while the tensor cores have this one. stages: Wait(), X(), W(), Release().
-template <typename Stages>
-__device__ __forceinline__ void AddRuns(int begin, int end, int last, uint32_t k_stride,
-                                        const Scales& scales, Stages& stages, float& low,
-                                        float& high, float (&total)[kSums]) {
-  float part[kSums];
+// total = runs [begin, end) of a tile's first kN outputs, scaled. Scales are read while the tensor
+// cores multiply. stages: Wait(), X(), W(), Release().
+template <int kN, typename Stages>
+__device__ __forceinline__ void AddRuns(int begin, int end, uint32_t k_stride, const Scales& scales,
+                                        Stages& stages, float (&total)[kN / 2]) {
+  float part[kN / 2];
 #pragma unroll
-  for (int i = 0; i < kSums; ++i) total[i] = 0.0f;
+  for (int i = 0; i < kN / 2; ++i) total[i] = 0.0f;
   for (int block = begin; block < end; ++block) {
     stages.Wait();
-    StartRun(stages.X(), stages.W(), k_stride, part);
-    const int next = block < last ? block + 1 : last;
-    const float next_low = scales.Low(next), next_high = scales.High(next);
+    StartRun<kN>(stages.X(), stages.W(), k_stride, part);
+    const float x_low = scales.low[block], x_high = scales.high[block], w = scales.w[block];
     WgmmaWait<0>(part);
     stages.Release();
+    const float low = x_low * w, high = x_high * w;
 #pragma unroll
-    for (int i = 0; i < kSums; ++i) total[i] = fmaf(part[i], i % 4 < 2 ? low : high, total[i]);
-    low = next_low;
-    high = next_high;
+    for (int i = 0; i < kN / 2; ++i) total[i] = fmaf(part[i], i % 4 < 2 ? low : high, total[i]);
   }
 }
 
@@ -165,7 +160,7 @@ void LaunchFewRows(const TensorMap& x_map, const TensorMap& w_map, const Product
 inline constexpr int kSharing = 2;
 inline constexpr int kManyTileRows = 2 * kTileRows;
 inline constexpr int kBoxColumnsOfY = 64;
-int ManyRowsTiles(const Product& p);
+int ManyRowsUnits(const Product& p);  // of work, each some kSharing tiles' time
 void LaunchManyRows(const TensorMap& x_map, const TensorMap& w_map, const TensorMap& y_map,
                     const Product& p, int clusters, Stream stream);
 

@@ -32,6 +32,7 @@ constexpr size_t kSharedBytes = kStages * kStageBytes + kMath * kBytesOfY + 2 * 
 static_assert(kSharedBytes <= 227 << 10);
 // Pairs of row tiles that are walked over before the next outputs.
 constexpr int kPairsAtOnce = 8;
+constexpr int kNarrowColumns = kColumns / 2;
 constexpr int kBandsOfBlock = kBands / kSharing;
 
 struct Shared {
@@ -52,30 +53,68 @@ __device__ __forceinline__ Shared Carve() {
   return s;
 }
 
-// This block's tile of the cluster's tile `index`: kPairsAtOnce pairs of row tiles, column after
-// column, then the next pairs. It may lie behind the last row.
-__device__ __forceinline__ Tile TileOf(const Product& p, int index) {
-  const int pairs = CountOf(p.rows, kSharing * kManyTileRows);
-  const int columns = CountOf(p.outputs, kColumns);
-  const int matrix = index / (pairs * columns), in_matrix = index % (pairs * columns);
-  const int group = in_matrix / (kPairsAtOnce * columns) * kPairsAtOnce;
-  const int of_group = pairs - group < kPairsAtOnce ? pairs - group : kPairsAtOnce;
-  const int in_group = in_matrix % (kPairsAtOnce * columns);
-  const int pair = group + in_group % of_group;
-  return {(pair * kSharing + ClusterRank()) * kManyTileRows, in_group / of_group * kColumns,
-          matrix};
+// What a cluster does at a time: a unit, which is 256 rows of a column of 128 outputs, or, where
+// the last column has no more than 64, twice 256 rows of that, with products of half the width:
+// about the same time. Places are twice the number of a unit, and one more for the second 256 rows.
+struct Units {
+  int pairs;         // of row tiles, one below the other
+  int columns;       // of 128 outputs
+  int narrow_units;  // of the last column
+  int of_matrix;
+
+  __host__ __device__ __forceinline__ Units(int rows, int outputs) {
+    pairs = CountOf(rows, kSharing * kManyTileRows);
+    columns = (outputs + kNarrowColumns - 1) / kColumns;
+    narrow_units = columns * kColumns < outputs ? CountOf(pairs, 2) : 0;
+    of_matrix = pairs * columns + narrow_units;
+  }
+};
+
+__device__ __forceinline__ Units UnitsOf(const Product& p) {
+  int rows = p.rows, outputs = p.outputs;
+  Forget(rows);
+  Forget(outputs);
+  return {rows, outputs};
+}
+
+// This block's tile: kPairsAtOnce pairs of row tiles, column after column, then the next pairs; the
+// last column, where it is narrow, at the end. It may lie behind the last row.
+__device__ __forceinline__ Tile TileOf(const Product& p, int place) {
+  const Units units = UnitsOf(p);
+  const int matrix = place / 2 / units.of_matrix, unit = place / 2 % units.of_matrix;
+  int pair = (unit - units.pairs * units.columns) * 2 + place % 2, column = units.columns;
+  if (pair < 0) {
+    const int group = unit / (kPairsAtOnce * units.columns) * kPairsAtOnce;
+    const int left = units.pairs - group, of_group = left < kPairsAtOnce ? left : kPairsAtOnce;
+    const int in_group = unit % (kPairsAtOnce * units.columns);
+    pair = group + in_group % of_group;
+    column = in_group / of_group;
+  }
+  return {(pair * kSharing + ClusterRank()) * kManyTileRows, column * kColumns, matrix};
+}
+
+__device__ __forceinline__ bool IsNarrow(const Product& p, const Tile& tile) {
+  return p.outputs - tile.column <= kNarrowColumns;
+}
+
+// The place after this one of a cluster that does every step-th unit.
+__device__ __forceinline__ int NextPlace(const Product& p, int place, int step) {
+  const Units units = UnitsOf(p);
+  const int pair = (place / 2 % units.of_matrix - units.pairs * units.columns) * 2;
+  const bool second = place % 2 == 0 && pair >= 0 && pair + 1 < units.pairs;
+  return second ? place + 1 : (place / 2 + step) * 2;
 }
 
 // One thread brings run after run: its own rows' inputs, and a share of the weights to both blocks.
 __device__ __forceinline__ void Produce(const TensorMap& x_map, const TensorMap& w_map,
                                         const Product& p, const Shared& s, int first, int step,
-                                        int tiles) {
+                                        int units) {
   const int bands = ClusterRank() * kBandsOfBlock;
   const int w_offset = bands * p.box_outputs * kBandBytes;
   const auto bytes = static_cast<uint32_t>((p.box_rows + p.box_outputs) * kInputs);
   Turn<kStages> turn;
-  for (int index = first; index < tiles; index += step) {
-    const Tile tile = TileOf(p, index);
+  for (int place = 2 * first; place < 2 * units; place = NextPlace(p, place, step)) {
+    const Tile tile = TileOf(p, place);
     const int row = tile.row, column = tile.column;
     const int matrix = tile.matrix;
     for (int block = 0; block < p.blocks; ++block, turn.Next()) {
@@ -109,20 +148,23 @@ struct Stages {
 __device__ __forceinline__ void StoreBoxes(const TensorMap& y_map, const Product& p,
                                            const Shared& s, int row, int column,
                                            const float (&sum)[kSums]) {
-  unsigned char* const boxes = s.y + WarpgroupId() * kBytesOfY;
-  const bool leads = threadIdx.x % kWarpgroupThreads == 0;
-  const int low = WarpId() % kWarpsOfWarpgroup * 16 + LaneId() / 4;
+  int thread = static_cast<int>(threadIdx.x);
+  Forget(thread);
+  const int warpgroup = thread / kWarpgroupThreads, lane = thread % kWarpThreads;
+  unsigned char* const boxes = s.y + warpgroup * kBytesOfY;
+  const bool leads = thread % kWarpgroupThreads == 0;
+  const int low = thread % kWarpgroupThreads / kWarpThreads * 16 + lane / 4;
   if (leads) TmaStoreWait<0>();
-  NamedBarrierSync(1 + WarpgroupId(), kWarpgroupThreads);  // the last tile has been read
+  NamedBarrierSync(1 + warpgroup, kWarpgroupThreads);  // the last tile has been read
 #pragma unroll
   for (int i = 0; i < kSums; i += 2) {
-    const int in_row = i / 4 * 16 + LaneId() % 4 * 4;  // bytes
+    const int in_row = i / 4 * 16 + lane % 4 * 4;  // bytes
     const int at = in_row / 128 * kBoxBytesOfY + (low + i % 4 / 2 * 8) * 128 + in_row % 128;
     *reinterpret_cast<uint32_t*>(boxes + Swizzle128(static_cast<uint32_t>(at))) =
         PackBf16x2(sum[i], sum[i + 1]);
   }
   FenceAsyncProxy();
-  NamedBarrierSync(1 + WarpgroupId(), kWarpgroupThreads);
+  NamedBarrierSync(1 + warpgroup, kWarpgroupThreads);
   if (!leads) return;
   for (int box = 0; box < 2; ++box) {
     const int at = column + box * kBoxColumnsOfY;
@@ -137,28 +179,33 @@ __device__ __forceinline__ int RowInTile() {
   return WarpgroupId() * kTileRows + WarpId() % kWarpsOfWarpgroup * 16 + LaneId() / 4;
 }
 
+// sum = the tile's first kN outputs, part by part.
+template <int kN>
 __device__ __forceinline__ void AddParts(const Product& p, const Tile& tile, uint32_t k_stride,
                                          Stages& stages, float (&sum)[kSums]) {
   const Scales scales = ScalesOf(p, tile, tile.row + RowInTile());
-  float low = scales.Low(0), high = scales.High(0);
-  float total[kSums];
+  float total[kN / 2];
   for (int split = 0; split < p.splits; ++split) {
-    AddRuns(SplitBegin(p, split), SplitBegin(p, split + 1), p.blocks - 1, k_stride, scales, stages,
-            low, high, total);
+    AddRuns<kN>(SplitBegin(p, split), SplitBegin(p, split + 1), k_stride, scales, stages, total);
 #pragma unroll
-    for (int i = 0; i < kSums; ++i) sum[i] += total[i];
+    for (int i = 0; i < kN / 2; ++i) sum[i] += total[i];
   }
 }
 
 __device__ __forceinline__ void Consume(const TensorMap& y_map, const Product& p, const Shared& s,
-                                        int first, int step, int tiles) {
+                                        int first, int step, int units) {
   const uint32_t k_stride = static_cast<uint32_t>(p.box_outputs * kBandBytes);
   Stages stages = {s, {}};
-  for (int index = first; index < tiles; index += step) {
+  for (int place = 2 * first; place < 2 * units; place = NextPlace(p, place, step)) {
     float sum[kSums] = {};
-    AddParts(p, TileOf(p, index), k_stride, stages, sum);
-    Forget(index);
-    const Tile tile = TileOf(p, index);
+    const Tile begun = TileOf(p, place);
+    if (IsNarrow(p, begun)) {
+      AddParts<kNarrowColumns>(p, begun, k_stride, stages, sum);
+    } else {
+      AddParts<kColumns>(p, begun, k_stride, stages, sum);
+    }
+    Forget(place);
+    const Tile tile = TileOf(p, place);
     if (p.y_boxes) {
       StoreBoxes(y_map, p, s, tile.row + WarpgroupId() * kTileRows, tile.column, sum);
       continue;
@@ -176,7 +223,7 @@ __device__ __forceinline__ void Consume(const TensorMap& y_map, const Product& p
 __global__ void __launch_bounds__(kThreads, 1)
     HopperFp8ManyRowsKernel(const __grid_constant__ TensorMap x_map,
                             const __grid_constant__ TensorMap w_map,
-                            const __grid_constant__ TensorMap y_map, Product p, int tiles) {
+                            const __grid_constant__ TensorMap y_map, Product p, int units) {
   const Shared s = Carve();
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
@@ -192,12 +239,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (WarpgroupId() == kMath) {
     GiveRegisters<kCopyRegisters>();
     if (threadIdx.x == kMath * kWarpgroupThreads) {
-      Produce(x_map, w_map, p, s, first, step, tiles);
+      Produce(x_map, w_map, p, s, first, step, units);
     }
     __syncwarp();
   } else {
     TakeRegisters<kMathRegisters>();
-    Consume(y_map, p, s, first, step, tiles);
+    Consume(y_map, p, s, first, step, units);
   }
   // Until the other block has brought its last weights here and released the last stages.
   ClusterArrive();
@@ -206,16 +253,14 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 }  // namespace
 
-int ManyRowsTiles(const Product& p) {
-  return CountOf(p.rows, kSharing * kManyTileRows) * CountOf(p.outputs, kColumns) * p.batch;
-}
+int ManyRowsUnits(const Product& p) { return Units(p.rows, p.outputs).of_matrix * p.batch; }
 
 void LaunchManyRows(const TensorMap& x_map, const TensorMap& w_map, const TensorMap& y_map,
                     const Product& p, int clusters, Stream stream) {
   const int at_once = ClustersAtOnce(HopperFp8ManyRowsKernel, kSharing, kThreads, kSharedBytes);
   const int launched = std::min(clusters, at_once);
   LaunchClusters(HopperFp8ManyRowsKernel, kSharing, static_cast<unsigned>(launched * kSharing),
-                 kThreads, kSharedBytes, stream, x_map, w_map, y_map, p, ManyRowsTiles(p));
+                 kThreads, kSharedBytes, stream, x_map, w_map, y_map, p, ManyRowsUnits(p));
 }
 
 }  // namespace tandem::gpu_worker::cuda::hopper_fp8

@@ -72,7 +72,8 @@ std::vector<float> RunAllPlans(LinearProblem problem) {
 
 // Runs of inputs: one, as many as stages of the rings and about it, in one part and in several.
 // Outputs: less than a copy of weights, less than a warpgroup's, one and a half blocks and more.
-// Rows: of one warp, more than a warpgroup's, than a block's, than a cluster's.
+// Rows: of one warp, more than a warpgroup's, than a block's, than a cluster's, an odd number of
+// clusters' rows, more than are walked over before the next outputs.
 TEST_F(LinearHopperFp8, IsTheExactProductWithinItsRoundings) {
   for (const LinearShape& shape : {LinearShape{1, 1, 1, 1},
                                    {64, 128, 3, 1},
@@ -87,6 +88,8 @@ TEST_F(LinearHopperFp8, IsTheExactProductWithinItsRoundings) {
                                    {100, 200, 3, 3},
                                    {72, 256, 65, 2},
                                    {130, 130, 258, 1},
+                                   {10, 30, 520, 1},
+                                   {130, 16, 2100, 1},
                                    {20, 2048, 17, 1},
                                    {257, 4100, 1, 1}}) {
     LinearProblem problem(kFp8, shape, 11);
