@@ -28,8 +28,8 @@ def command(*extra, model=MODEL, program=PROGRAM):
     return [str(program), "--model", str(model), "--coordinator", "127.0.0.1:9", *extra]
 
 
-def refuse(*extra, model=MODEL, says):
-    done = subprocess.run(command(*extra, model=model), capture_output=True, text=True, timeout=START_SECONDS_MAX)
+def refuse(*extra, model=MODEL, program=PROGRAM, says):
+    done = subprocess.run(command(*extra, model=model, program=program), capture_output=True, text=True, timeout=START_SECONDS_MAX)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2, f"exit code {done.returncode}, expected 2: {done.stderr}"
     assert says in last, f"expected {says!r} in {last!r}"
@@ -121,7 +121,10 @@ def hot_experts():
         (lists / "hot.json").write_text(json.dumps({"model_digest": digest, "experts": {"1": [0, 5], "2": [3]}}))
         starts = [(log_of_start(*by_recipe), "processor")]
         if EMULATED.exists():
-            starts.append((log_of_start(*by_recipe, "--backend", "cuda", program=EMULATED), "device"))
+            on_device = (*by_recipe, "--backend", "cuda")
+            starts.append((log_of_start(*on_device, program=EMULATED), "device"))
+            refuse("--recipe", str(recipe), "--backend", "cuda", "--kv-tokens", str(1 << 32), program=EMULATED,
+                   says="3 hot experts have taken")
         for log, place in starts:
             loaded = re.search(r"hot_experts_loaded .*experts=(\d+) .*computed_by=(\w+)", log)
             assert loaded.groups() == ("3", place), loaded.groups()
