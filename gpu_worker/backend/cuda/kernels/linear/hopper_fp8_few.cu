@@ -122,7 +122,7 @@ __device__ __forceinline__ int PlaceOfTotal(const Product& p, int split, int fou
          static_cast<int>(threadIdx.x) % kWarpgroupThreads;
 }
 
-// Gives each block of the cluster its share of this block's totals. has_rows: any of this warp's.
+// Gives each block of the cluster its share of this block's totals. has_sums: any that count.
 __device__ __forceinline__ void HandOut(const Product& p, const Shared& s, bool has_sums,
                                         const float (&total)[kSums]) {
   if (has_sums) {
