@@ -1,6 +1,9 @@
 // Same weights, prompt and seed give the same tokens and the same log probabilities, bit for bit,
 // whatever the batch, the number of expert workers, the chunks a prompt is cut into or the way rows
 // travel. Real processes, the model that ships; on the host and, emulated, on CUDA.
+#include <unistd.h>
+
+#include <cstdlib>
 #include <filesystem>
 #include <thread>
 
@@ -62,6 +65,7 @@ class ClusterRuns : public testing::Test {
     EXPECT_TRUE(cluster.ok()) << cluster.status();
     if (!cluster.ok()) return {};
     auto answers = AskAll(cluster->address(), requests_, together);
+    worker_answers_ = WorkerAnswers(*cluster);
     EXPECT_TRUE(cluster->Stop().ok());
     return answers;
   }
@@ -75,7 +79,21 @@ class ClusterRuns : public testing::Test {
     return answers;
   }
 
+  // How often expert workers answered the GPU worker; negative when it does not say.
+  static double WorkerAnswers(const LocalCluster& cluster) {
+    const auto processes = cluster.Processes();
+    if (!processes.ok()) return -1;
+    for (const ProcessInfo& process : *processes) {
+      if (process.role != "gpu_worker") continue;
+      return MetricOf(process.admin_address,
+                      "tandem_engine_expert_answers_total{transport=\"shm\"}")
+          .value_or(-1);
+    }
+    return -1;
+  }
+
   std::vector<inference::v1::GenerateRequest> requests_;
+  double worker_answers_ = -1;  // in the last run
 };
 
 class InvarianceTest : public ClusterRuns, public testing::WithParamInterface<float> {
@@ -143,6 +161,54 @@ INSTANTIATE_TEST_SUITE_P(
                     CudaSetting{"fp8_hopper", {"--linear", "fp8", "--kernels", "hopper"}},
                     CudaSetting{"marlin4", {"--linear", "marlin4"}}),
     [](const auto& info) { return info.param.name; });
+
+// Experts that the GPU worker holds itself, chosen from what its router asked for: the whole way
+// from counts through the list to a worker that needs no other.
+struct HotSetting {
+  std::string name;
+  std::vector<std::string> flags;
+  int requests, tokens;
+};
+
+void PrintTo(const HotSetting& setting, std::ostream* out) { *out << setting.name; }
+
+class HotExpertsTest : public ClusterRuns, public testing::WithParamInterface<HotSetting> {
+ protected:
+  void SetUp() override {
+    Prepare(GetParam().requests, GetParam().tokens, /*temperature=*/0.9f);
+    char pattern[] = "/tmp/tandem_hot_XXXXXX";
+    folder_ = ::mkdtemp(pattern);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+  std::vector<std::string> Flags(const std::string& flag, const std::string& file) {
+    std::vector<std::string> flags = GetParam().flags;
+    flags.insert(flags.end(), {flag, absl::StrCat(folder_, "/", file)});
+    return flags;
+  }
+  // The list of experts of all that were asked for.
+  int PickAll() {
+    return std::system(absl::StrCat(ProgramPath("tandem"), " hot-experts ", folder_,
+                                    "/counts.json --model ", QuizModelPath(), " --gib 1 --output ",
+                                    folder_, "/hot.json")
+                           .c_str());
+  }
+
+  std::string folder_;
+};
+
+TEST_P(HotExpertsTest, SameBitsWithoutAskingAWorker) {
+  const Answers baseline = Baseline(Flags("--routing-counts", "counts.json"));
+  ASSERT_FALSE(HasFailure());
+  EXPECT_GT(worker_answers_, 0);
+  ASSERT_EQ(PickAll(), 0);
+  EXPECT_EQ(baseline, Run(1, /*together=*/true, Flags("--hot-experts", "hot.json")));
+  EXPECT_EQ(worker_answers_, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, HotExpertsTest,
+                         testing::Values(HotSetting{"host", {}, 4, 8},
+                                         HotSetting{"cuda_emulated", EmulatedCuda(), 2, 3}),
+                         [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace tandem::cluster_test

@@ -58,6 +58,10 @@ std::string Tail(const std::string& path) {
 
 }  // namespace
 
+std::string ProgramPath(const std::string& program) {
+  return absl::StrCat(BuildDirectory(), "/bin/", program);
+}
+
 std::vector<std::string> EmulatedCuda() {
   return {"--backend", "cuda", "--gpu-worker-program",
           absl::StrCat(BuildDirectory(), "/tests/cluster/tandem-gpu-worker-emulated")};
@@ -68,7 +72,7 @@ absl::StatusOr<LocalCluster> LocalCluster::Start(const ClusterOptions& options) 
   if (::mkdtemp(pattern) == nullptr) return absl::InternalError("cannot make a directory in /tmp");
   LocalCluster cluster;
   cluster.directory_ = pattern;
-  std::vector<std::string> argv = {absl::StrCat(BuildDirectory(), "/bin/tandem"),
+  std::vector<std::string> argv = {ProgramPath("tandem"),
                                    "up",
                                    "--model",
                                    options.model,

@@ -21,6 +21,9 @@ struct ClusterOptions {
   absl::Duration ready_wait = absl::Seconds(120);
 };
 
+// <build>/bin/<program>.
+std::string ProgramPath(const std::string& program);
+
 // Flags of `tandem up` for --backend cuda where there is no GPU: the GPU worker's own program with
 // its CUDA backend on the emulator. A prompt of 60 tokens takes it about two seconds, each further
 // step half a second.
