@@ -5,24 +5,13 @@
 #include <random>
 #include <set>
 
+#include "lib/model/synth_presets.h"
+
 namespace tandem::gpu_worker {
 namespace {
 
-// DeepSeek-V3's layers.
-ModelConfig V3() {
-  ModelConfig c;
-  c.hidden_size = 7168;
-  c.num_attention_heads = 128;
-  c.q_lora_rank = 1536;
-  c.kv_lora_rank = 512;
-  c.qk_nope_head_dim = 128;
-  c.qk_rope_head_dim = 64;
-  c.v_head_dim = 128;
-  c.moe_intermediate_size = 2048;
-  c.n_shared_experts = 1;
-  c.n_routed_experts = 256;
-  c.num_experts_per_tok = 8;
-  return c;
+ModelConfig DeepSeekV3() {
+  return ParseHfConfig(SynthPresetConfig("v3-layer").value(), "v3-layer").value();
 }
 
 struct Whole {
@@ -41,7 +30,7 @@ struct Whole {
 
 int64_t Cost(const StepBatch& step) {
   int64_t cost = 0;
-  for (const Segment& segment : step.segments) cost += SegmentCost(V3(), segment);
+  for (const Segment& segment : step.segments) cost += SegmentCost(DeepSeekV3(), segment);
   return cost;
 }
 
@@ -77,7 +66,7 @@ TEST(HalfBatchesTest, OneSequenceStaysWhole) {
   Whole whole;
   whole.Add(7, 100, 0);
   whole.Add(7, 3, 100, RowKind::kDecode);  // a replay behind its prompt
-  const auto halves = SplitStep(V3(), whole.step, whole.owners, 2);
+  const auto halves = SplitStep(DeepSeekV3(), whole.step, whole.owners, 2);
   ASSERT_EQ(halves.size(), 1u);
   ExpectWellCut(whole, halves);
 }
@@ -85,9 +74,9 @@ TEST(HalfBatchesTest, OneSequenceStaysWhole) {
 TEST(HalfBatchesTest, TheThresholdCountsRows) {
   Whole whole;
   for (int64_t s = 0; s < 8; ++s) whole.Add(s, 1, 50 + s, RowKind::kDecode);
-  EXPECT_EQ(SplitStep(V3(), whole.step, whole.owners, 0).size(), 1u);
-  EXPECT_EQ(SplitStep(V3(), whole.step, whole.owners, 9).size(), 1u);
-  const auto halves = SplitStep(V3(), whole.step, whole.owners, 8);
+  EXPECT_EQ(SplitStep(DeepSeekV3(), whole.step, whole.owners, 0).size(), 1u);
+  EXPECT_EQ(SplitStep(DeepSeekV3(), whole.step, whole.owners, 9).size(), 1u);
+  const auto halves = SplitStep(DeepSeekV3(), whole.step, whole.owners, 8);
   ASSERT_EQ(halves.size(), 2u);
   ExpectWellCut(whole, halves);
   EXPECT_EQ(halves[0].step.rows(), 4);
@@ -99,7 +88,7 @@ TEST(HalfBatchesTest, LongContextsCountMoreThanRows) {
   whole.Add(1, 1, 100'000, RowKind::kDecode);
   whole.Add(2, 1, 100'000, RowKind::kDecode);
   for (int64_t s = 3; s < 33; ++s) whole.Add(s, 1, 10, RowKind::kDecode);
-  const auto halves = SplitStep(V3(), whole.step, whole.owners, 2);
+  const auto halves = SplitStep(DeepSeekV3(), whole.step, whole.owners, 2);
   ASSERT_EQ(halves.size(), 2u);
   ExpectWellCut(whole, halves);
   EXPECT_EQ(halves[0].step.rows(), 16);
@@ -117,15 +106,15 @@ TEST(HalfBatchesTest, RandomStepsAreWellCutAndBalanced) {
       const bool prefill = random() % 2 == 0;
       const int64_t rows = prefill ? 1 + random() % 90 : 1;
       whole.Add(s, rows, random() % 3000, prefill ? RowKind::kPrefill : RowKind::kDecode);
-      dearest = std::max(dearest, SegmentCost(V3(), whole.step.segments.back()));
+      dearest = std::max(dearest, SegmentCost(DeepSeekV3(), whole.step.segments.back()));
     }
-    const auto halves = SplitStep(V3(), whole.step, whole.owners, 2);
+    const auto halves = SplitStep(DeepSeekV3(), whole.step, whole.owners, 2);
     ASSERT_EQ(halves.size(), 2u);
     ExpectWellCut(whole, halves);
     EXPECT_GE(halves[0].step.rows(), halves[1].step.rows());
     // Whatever was given to the cheaper half last cannot have made it dearer by more than itself.
     EXPECT_LE(std::abs(Cost(halves[0].step) - Cost(halves[1].step)), dearest);
-    const auto again = SplitStep(V3(), whole.step, whole.owners, 2);
+    const auto again = SplitStep(DeepSeekV3(), whole.step, whole.owners, 2);
     for (int h = 0; h < 2; ++h) EXPECT_EQ(again[h].rows, halves[h].rows);
   }
 }
@@ -133,21 +122,22 @@ TEST(HalfBatchesTest, RandomStepsAreWellCutAndBalanced) {
 TEST(HalfBatchesTest, CostIsThatOfTheLayer) {
   // V3, one row over one key, by hand: queries 1536 * (7168 + 128 * 192), keys 7168 * 576, absorbed
   // 128 * 512 * (128 + 128), output 128 * 128 * 7168, shared 3 * 7168 * 2048; one key 128 * 1088.
-  EXPECT_EQ(SegmentCost(V3(), {RowKind::kDecode, 0, 1, 0, {}}),
+  EXPECT_EQ(SegmentCost(DeepSeekV3(), {RowKind::kDecode, 0, 1, 0, {}}),
             48'758'784 + 4'128'768 + 16'777'216 + 117'440'512 + 44'040'192 + 139'264);
   // Rows of one segment have 11, 12 and 13 keys.
-  const int64_t row = SegmentCost(V3(), {RowKind::kDecode, 0, 1, 0, {}}) - 139'264;
-  EXPECT_EQ(SegmentCost(V3(), {RowKind::kPrefill, 0, 3, 10, {}}), 3 * row + 36 * 139'264);
+  const int64_t row = SegmentCost(DeepSeekV3(), {RowKind::kDecode, 0, 1, 0, {}}) - 139'264;
+  EXPECT_EQ(SegmentCost(DeepSeekV3(), {RowKind::kPrefill, 0, 3, 10, {}}), 3 * row + 36 * 139'264);
 }
 
 TEST(HalfBatchesTest, OnlyDevicesThatWorkByThemselvesSplitByDefault) {
   BackendInfo backend;
   backend.rows_max = 2048;
-  EXPECT_EQ(DefaultHalfRowsMin(V3(), backend), 0);
+  EXPECT_EQ(DefaultHalfRowsMin(DeepSeekV3(), backend), 0);
   backend.asynchronous = true;
-  EXPECT_EQ(DefaultHalfRowsMin(V3(), backend), 2048);  // 2 * 32 rows for each expert, 8 of 256
+  EXPECT_EQ(DefaultHalfRowsMin(DeepSeekV3(), backend),
+            2048);  // 2 * 32 rows for each expert, 8 of 256
   backend.rows_max = 2047;
-  EXPECT_EQ(DefaultHalfRowsMin(V3(), backend), 0);
+  EXPECT_EQ(DefaultHalfRowsMin(DeepSeekV3(), backend), 0);
 }
 
 }  // namespace

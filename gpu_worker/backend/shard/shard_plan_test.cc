@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "lib/model/synth_presets.h"
+
 namespace tandem::gpu_worker {
 namespace {
 
@@ -166,21 +168,13 @@ TEST(ShardPlanTest, PublishedModels) {
   ExpectGoodPlans(configs);
 }
 
-// DeepSeek-V3's shapes, written out.
-ModelConfig V3() {
-  ModelConfig c;
-  c.num_attention_heads = 128;
-  c.qk_nope_head_dim = 128;
-  c.qk_rope_head_dim = 64;
-  c.v_head_dim = 128;
-  c.kv_lora_rank = 512;
-  c.q_lora_rank = 1536;
-  c.hidden_size = 7168;
-  return c;
+ModelConfig Preset(const std::string& name) {
+  return ParseHfConfig(SynthPresetConfig(name).value(), name).value();
 }
 
 TEST(ShardPlanTest, V3OverEightAndSixteen) {
-  const auto eight = ShardPlan::Make(V3(), 8), sixteen = ShardPlan::Make(V3(), 16);
+  const auto eight = ShardPlan::Make(Preset("v3-layer"), 8),
+             sixteen = ShardPlan::Make(Preset("v3-layer"), 16);
   ASSERT_TRUE(eight.ok() && sixteen.ok());
   const ShardNeeds fp8 = ShardNeedsOf(LinearKernel::kFp8);
   EXPECT_EQ(eight->heads().of(3), (ShardRange{48, 64}));
@@ -221,12 +215,7 @@ TEST(ShardPlanTest, FewOutputsAreCutFiner) {
 // DeepSeek-V2-Lite's FFNs in fp8, whose sizes are no multiples of 128 times the ranks: 85.5 blocks
 // for dense layers, 22 for shared experts.
 TEST(ShardPlanTest, V2LiteInFp8BeginsWithBlocks) {
-  ModelConfig c;
-  c.num_attention_heads = 16;
-  c.qk_nope_head_dim = 128;
-  c.qk_rope_head_dim = 64;
-  c.v_head_dim = 128;
-  c.hidden_size = 2048;
+  const ModelConfig c = Preset("v2-lite");
   const ShardNeeds fp8 = ShardNeedsOf(LinearKernel::kFp8);
   const ShardPlan four = ShardPlan::Make(c, 4).value(), eight = ShardPlan::Make(c, 8).value();
   EXPECT_EQ(four.SplitOf(R::kDenseGate, 10944, fp8),
@@ -234,25 +223,23 @@ TEST(ShardPlanTest, V2LiteInFp8BeginsWithBlocks) {
   EXPECT_EQ(four.SplitOf(R::kSharedGate, 2816, fp8),
             Split({{0, 640}, {640, 1408}, {1408, 2048}, {2048, 2816}}));
   for (const ShardPlan* plan : {&four, &eight}) {
-    for (const R role : {R::kQ, R::kO, R::kDenseGate, R::kDenseDown, R::kSharedUp}) {
-      const int64_t outputs = role == R::kQ           ? 16 * 192
-                              : role == R::kDenseGate ? 10944
-                              : role == R::kSharedUp  ? 2816
-                                                      : 2048;
-      const Split split = plan->SplitOf(role, outputs, fp8);
+    for (const Layer& layer : LayersOf(c)) {
+      const Split split = plan->SplitOf(layer.role, layer.outputs, fp8);
       for (int r = 0; r < plan->ranks(); ++r) EXPECT_EQ(split.of(r).begin % 128, 0);
     }
   }
 }
 
 TEST(ShardPlanTest, RefusesWhatDoesNotDivide) {
-  const auto three = ShardPlan::Make(V3(), 3);
+  const auto three = ShardPlan::Make(Preset("v3-layer"), 3);
   EXPECT_EQ(three.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(std::string(three.status().message()),
             "attention is shared out by whole heads: expected a number of ranks that divides 128 "
             "heads, found 3 ranks");
-  EXPECT_EQ(ShardPlan::Make(V3(), 0).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(ShardPlan::Make(V3(), 128).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ShardPlan::Make(Preset("v3-layer"), 0).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ShardPlan::Make(Preset("v3-layer"), 128).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST(ShardPlanTest, GateAndUpAreCutAlike) {

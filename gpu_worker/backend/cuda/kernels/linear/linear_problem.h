@@ -15,6 +15,11 @@
 
 namespace tandem::gpu_worker::cuda {
 
+inline constexpr WeightFormat kEveryFormat[] = {{WeightKind::kF32},      {WeightKind::kBf16},
+                                                {WeightKind::kFp8},      {WeightKind::kInt8, 128},
+                                                {WeightKind::kInt8, 64}, {WeightKind::kInt4, 128},
+                                                {WeightKind::kInt4, 64}};
+
 struct LinearShape {
   int64_t outputs = 0, inputs = 0, rows = 0, batch = 1;
 };
@@ -49,7 +54,7 @@ class LinearProblem {
   bool quantized = false;  // fp8, batch 1: Linear is given codes and scales instead of rows
   // A plan that LinearHopperFp8 is to go by; none: Linear's.
   std::optional<HopperFp8Plan> hopper_plan;
-  int runs = 1;            // one after another in the same workspace; the last one counts
+  int runs = 1;  // one after another in the same workspace; the last one counts
 
   float& Input(int64_t b, int64_t row, int64_t k) {
     return x_[(b * shape_.rows + row) * shape_.inputs + k];

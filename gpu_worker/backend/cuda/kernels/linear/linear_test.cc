@@ -15,13 +15,8 @@
 namespace tandem::gpu_worker::cuda {
 namespace {
 
-constexpr WeightFormat kFormats[] = {{WeightKind::kF32},      {WeightKind::kBf16},
-                                     {WeightKind::kFp8},      {WeightKind::kInt8, 128},
-                                     {WeightKind::kInt8, 64}, {WeightKind::kInt4, 128},
-                                     {WeightKind::kInt4, 64}};
-
 TEST(LinearReferenceKernel, HasTheHostsBits) {
-  for (const WeightFormat& format : kFormats) {
+  for (const WeightFormat& format : kEveryFormat) {
     for (const LinearShape& shape : {LinearShape{1, 1, 1, 1},
                                      {70, 100, 3, 1},
                                      {33, 128, 1, 3},
@@ -35,7 +30,7 @@ TEST(LinearReferenceKernel, HasTheHostsBits) {
 }
 
 TEST(LinearReferenceKernel, StoresBf16) {
-  for (const WeightFormat& format : kFormats) {
+  for (const WeightFormat& format : kEveryFormat) {
     LinearProblem problem(format, {65, 140, 2, 2}, 2);
     std::vector<float> want = problem.OnHost();
     for (float& value : want) value = BF16ToF32(F32ToBF16(value));
@@ -53,7 +48,7 @@ TEST(LinearReferenceKernel, RouterTakesBothKindsOfInputs) {
 
 // More rows than go at once.
 TEST(LinearReferenceKernel, RowsAreCutIntoChunks) {
-  for (const WeightFormat& format : {kFormats[1], kFormats[2]}) {
+  for (const WeightFormat& format : {kEveryFormat[1], kEveryFormat[2]}) {
     LinearProblem problem(format, {3, 20, kRowsAtOnceMax + 3, 1}, 4);
     EXPECT_EQ(problem.Run(Kernels::kReference), problem.OnHost()) << problem.Name();
   }
@@ -80,7 +75,7 @@ TEST(Linear, QuantizedRowsHaveTheBitsOfTheRows) {
 }
 
 TEST(Linear, NoRowsAreNothingToDo) {
-  for (const WeightFormat& format : kFormats) {
+  for (const WeightFormat& format : kEveryFormat) {
     LinearProblem problem(format, {5, 7, 0, 1}, 5);
     EXPECT_TRUE(problem.Run(Kernels::kReference).empty());
   }

@@ -10,16 +10,13 @@
 #include <random>
 #include <string>
 
+#include "gpu_worker/backend/cuda/kernels/linear/linear_problem.h"
 #include "lib/kernels/fp8_linear.h"
 #include "lib/tensor/codec.h"
 
 namespace tandem::gpu_worker::cuda {
 namespace {
 
-constexpr WeightFormat kFormats[] = {{WeightKind::kF32},      {WeightKind::kBf16},
-                                     {WeightKind::kFp8},      {WeightKind::kInt8, 128},
-                                     {WeightKind::kInt8, 64}, {WeightKind::kInt4, 128},
-                                     {WeightKind::kInt4, 64}};
 constexpr WeightFormat kInts[] = {{WeightKind::kInt8, 128},
                                   {WeightKind::kInt8, 64},
                                   {WeightKind::kInt4, 128},
@@ -104,7 +101,7 @@ TEST(LinearPack, CoreMatricesAreContiguous) {
 }
 
 TEST(LinearPack, SizesAreThoseOfTheShape) {
-  for (const WeightFormat& format : kFormats) {
+  for (const WeightFormat& format : kEveryFormat) {
     for (const Shape& shape : kShapes) {
       const auto packed = Pack(format, shape, RandomWeights(shape, 1));
       ASSERT_TRUE(packed.ok()) << packed.status();
@@ -198,7 +195,7 @@ TEST(LinearPack, FloatsComeBackAndPaddingIsZero) {
 
 // Two matrices behind one another are what one matrix of their rows is, with rows of zeros between.
 TEST(LinearPack, StackedMatricesAreOneOfTheirRows) {
-  for (const WeightFormat& format : kFormats) {
+  for (const WeightFormat& format : kEveryFormat) {
     for (const int64_t first : {1, 128, 200}) {
       for (const Shape& shape : {Shape{70, 200}, {192, 130}}) {
         const Shape of_first = {first, shape.inputs};
@@ -224,7 +221,7 @@ TEST(LinearPack, WeightsThatCannotBeUsedAreNamed) {
   for (const float bad : {NAN, INFINITY, -INFINITY}) {
     std::vector<float> weights = RandomWeights(shape, 5);
     weights[133 * shape.inputs + 7] = bad;
-    for (const WeightFormat& format : kFormats) {
+    for (const WeightFormat& format : kEveryFormat) {
       const absl::Status status = Pack(format, shape, weights).status();
       if (format.kind == WeightKind::kF32 || format.kind == WeightKind::kBf16) {
         EXPECT_TRUE(status.ok());  // as stored: it can be said in the format

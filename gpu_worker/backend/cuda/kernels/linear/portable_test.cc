@@ -14,11 +14,6 @@
 namespace tandem::gpu_worker::cuda {
 namespace {
 
-constexpr WeightFormat kFormats[] = {{WeightKind::kF32},      {WeightKind::kBf16},
-                                     {WeightKind::kFp8},      {WeightKind::kInt8, 128},
-                                     {WeightKind::kInt8, 64}, {WeightKind::kInt4, 128},
-                                     {WeightKind::kInt4, 64}};
-
 // What rounding f32 sums may cost, per output: a tensor core adds 16 products and the sum so far
 // with at least 23 bits behind the largest of them, so each loses at most 2^-23 of the magnitudes
 // added so far; on top come four warps, up to 16 splits, and one promotion, with the rounding of
@@ -49,7 +44,7 @@ void ExpectClose(const LinearProblem& problem, const LinearShape& shape,
 // One output and input; less and more than 64 and 128 outputs; inputs that are no multiple of 8,
 // of 128; one group of scales and several; one row tile of each size and several.
 TEST(LinearPortable, IsTheProduct) {
-  for (const WeightFormat& format : kFormats) {
+  for (const WeightFormat& format : kEveryFormat) {
     for (const LinearShape& shape : {LinearShape{1, 1, 1, 1},
                                      {70, 100, 2, 1},
                                      {130, 264, 17, 1},
@@ -63,14 +58,14 @@ TEST(LinearPortable, IsTheProduct) {
 }
 
 TEST(LinearPortable, NoRowsAreNothingToDo) {
-  for (const WeightFormat& format : kFormats) {
+  for (const WeightFormat& format : kEveryFormat) {
     LinearProblem problem(format, {5, 7, 0, 1}, 2);
     EXPECT_TRUE(problem.Run(Kernels::kPortable).empty());
   }
 }
 
 TEST(LinearPortable, StoresBf16) {
-  for (const WeightFormat& format : kFormats) {
+  for (const WeightFormat& format : kEveryFormat) {
     LinearProblem problem(format, {67, 130, 3, 2}, 3);
     std::vector<float> want = problem.Run(Kernels::kPortable);
     for (float& value : want) value = BF16ToF32(F32ToBF16(value));
@@ -107,7 +102,7 @@ TEST(LinearPortable, AnyNumberOfStages) {
 
 TEST(LinearPortable, ARowHasTheSameBitsInAnyCompany) {
   constexpr int64_t kRows = 65, kOutputs = 9;
-  for (const WeightFormat& format : kFormats) {
+  for (const WeightFormat& format : kEveryFormat) {
     LinearProblem problem(format, {kOutputs, 520, kRows, 1}, 5);
     const std::vector<float> all = problem.Run(Kernels::kPortable);
     for (const auto& [first, count] : {std::pair<int64_t, int64_t>(0, 1),
@@ -127,7 +122,7 @@ TEST(LinearPortable, ARowHasTheSameBitsInAnyCompany) {
 
 // Rows that cannot be copied 16 bytes at a time, and a workspace that is used again.
 TEST(LinearPortable, StridesAndRunsDoNotMatter) {
-  for (const WeightFormat& format : kFormats) {
+  for (const WeightFormat& format : kEveryFormat) {
     LinearProblem problem(format, {20, 136, 5, 2}, 6);
     problem.x_gap = 8;
     const std::vector<float> want = problem.Run(Kernels::kPortable);
@@ -153,7 +148,7 @@ TEST(LinearPortable, RouterTakesBothKindsOfInputs) {
 // More rows than go at once: the last ones are those of a call of their own.
 TEST(LinearPortable, RowsAreCutIntoChunks) {
   constexpr int64_t kRows = kRowsAtOnceMax + 2, kOutputs = 3;
-  for (const WeightFormat& format : {kFormats[0], kFormats[1], kFormats[2]}) {
+  for (const WeightFormat& format : {kEveryFormat[0], kEveryFormat[1], kEveryFormat[2]}) {
     LinearProblem problem(format, {kOutputs, 24, kRows, 1}, 8);
     const std::vector<float> all = problem.Run(Kernels::kPortable);
     const std::vector<float> last(all.end() - 3 * kOutputs, all.end());
@@ -164,7 +159,7 @@ TEST(LinearPortable, RowsAreCutIntoChunks) {
 // A number that is none spoils its row and no other; a row of zeros is zero.
 TEST(LinearPortable, ARowKeepsItsNansToItself) {
   constexpr int64_t kRows = 4, kOutputs = 10;
-  for (const WeightFormat& format : kFormats) {
+  for (const WeightFormat& format : kEveryFormat) {
     LinearProblem problem(format, {kOutputs, 264, kRows, 1}, 9);
     const std::vector<float> clean = problem.Run(Kernels::kPortable);
     problem.Input(0, 1, 200) = std::numeric_limits<float>::quiet_NaN();
