@@ -68,14 +68,15 @@ class Bundle:
 
     @classmethod
     def built(cls, args):
-        """Configures the kernels alone and builds their tests and the benchmark."""
-        folder = (args.build.parent / f"{args.build.name}-gpu").resolve()
+        """Configures the kernels alone, or with --whole everything, and builds the device tests and the benchmark."""
+        folder = (args.build.parent / f"{args.build.name}-gpu{'-whole' if args.whole else ''}").resolve()
         if not args.no_build:
             print(f"building the kernels, their tests and their benchmark in {folder}", flush=True)
             generator = ["-G", "Ninja"] if shutil.which("ninja") else []
             if not (folder / "CMakeCache.txt").exists():
+                kernels_only = "OFF" if args.whole else "ON"
                 run_step(["cmake", "-S", ROOT, "-B", folder, *generator, "-DCMAKE_BUILD_TYPE=Release",
-                          "-DTANDEM_KERNELS_ONLY=ON", "-DTANDEM_CUDA=ON"], "configuring")
+                          f"-DTANDEM_KERNELS_ONLY={kernels_only}", "-DTANDEM_CUDA=ON"], "configuring")
             tests = device_tests_of(run_step(["cmake", "--build", folder, "--target", "help"], "listing targets"))
             run_step(["cmake", "--build", folder, "-j", len(os.sched_getaffinity(0)), "--target", BENCHMARK, *tests],
                      "building")

@@ -27,6 +27,8 @@ def add_arguments(parser):
     parser.add_argument("--bundle", type=pathlib.Path, metavar="DIR", help="programs packed before, nothing is built")
     parser.add_argument("--pack", type=pathlib.Path, metavar="DIR",
                         help="build, pack programs and libraries into DIR for a machine that cannot build, and end")
+    parser.add_argument("--whole", action="store_true",
+                        help="build with gRPC and models, for the whole backend's tests, too")
     parser.add_argument("--minutes", type=float, default=8.0, help="time for everything (%(default)s)")
     parser.add_argument("--only", default="", help="timings whose name contains this; tandem-bench-gpu --list has all")
     parser.add_argument("--skip-sanitizer", action="store_true", help="no compute-sanitizer")
