@@ -112,6 +112,21 @@ def test_wrong_use():
         check(done.stderr.startswith("tandem"), f"and says: {done.stderr.strip()[-160:]}")
 
 
+def test_another_gpu_worker(model):
+    """A wrapper in the GPU worker's place, and one that is not there."""
+    with tempfile.TemporaryDirectory(prefix="tandem_up_test_") as folder:
+        wrapper, trace = pathlib.Path(folder) / "wrapper.sh", pathlib.Path(folder) / "trace.json"
+        wrapper.write_text(f"#!/bin/sh\ntouch {folder}/wrapped\nexec {BINARIES}/tandem-gpu-worker \"$@\"\n")
+        wrapper.chmod(0o755)
+        command = [BINARIES / "tandem", "up", "--model", model, "--gpu-worker-program"]
+        done = subprocess.run([*command, wrapper, "--trace", trace, "--", "/bin/true"], capture_output=True, text=True,
+                              timeout=READY_SECONDS_MAX + 30)
+        check(done.returncode == 0 and (pathlib.Path(folder) / "wrapped").exists(), "a wrapper is started instead")
+        check("process_name" in trace.read_text(), "and gets the GPU worker's flags")
+        done = subprocess.run([*command, "/no/such/program"], capture_output=True, text=True, timeout=60)
+        check(done.returncode == 2 and "/no/such/program" in done.stderr, f"else it exits 2: {done.stderr[-160:]}")
+
+
 def test_command(model):
     script = 'echo "address $TANDEM_ADDRESS"; exit 7'
     done = subprocess.run([BINARIES / "tandem", "up", "--model", model, "--cpu-workers", "1", "--", "/bin/sh", "-c",
@@ -202,6 +217,7 @@ def run_all():
     test_wrong_use()
     model = quiz_model()
     test_port_conflicts(model)
+    test_another_gpu_worker(model)
     test_command(model)
     test_interrupted_command(model)
     test_restart_and_stop(model)
