@@ -76,6 +76,7 @@ void Adjust(const SampleInput& input, Logits& logits) {
   for (const auto& [token, bias] : p.logit_bias()) logits[token] += bias;
   if (HasRepetitionPenalty(p)) {
     absl::flat_hash_set<uint32_t> seen;
+    seen.reserve(std::min(input.tokens.size(), logits.size()));
     for (const uint32_t token : input.tokens) {
       if (!seen.insert(token).second) continue;
       float& logit = logits[token];
@@ -181,6 +182,7 @@ std::optional<uint32_t> DrawFromAll(size_t vocab, double all_weights, double uni
 absl::flat_hash_map<uint32_t, float> AdjustTouched(const SampleInput& input,
                                                    std::span<const TokenLogit> touched) {
   absl::flat_hash_map<uint32_t, float> adjusted;
+  adjusted.reserve(touched.size());
   for (const TokenLogit& token : touched) adjusted[token.id] = token.logit;
   Adjust(input, adjusted);
   return adjusted;

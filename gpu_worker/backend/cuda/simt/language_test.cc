@@ -253,6 +253,28 @@ TEST(Language, LargestAndSmallestOfAWarp) {
             std::vector<uint32_t>(32, *std::min_element(in.begin(), in.end())));
 }
 
+TEST(Language, AtomicSumsLoseNothing) {
+  DeviceForTest device;
+  std::mt19937 random(21);
+  std::vector<uint32_t> in(256);
+  unsigned narrow = 3;
+  int signed_narrow = 4;
+  unsigned long long wide = 5;
+  auto* const on_device = device.Upload(std::vector<unsigned>{narrow});
+  auto* const signed_on_device = device.Upload(std::vector<int>{signed_narrow});
+  auto* const wide_on_device = device.Upload(std::vector<unsigned long long>{wide});
+  for (uint32_t& v : in) {
+    v = random() % (1u << 22);
+    narrow += v;
+    signed_narrow -= static_cast<int>(v);
+    wide += static_cast<unsigned long long>(v) * v;
+  }
+  AtomicSums(device.Upload(in), 256, on_device, signed_on_device, wide_on_device, device.stream());
+  EXPECT_EQ(device.Download(on_device, 1)[0], narrow);
+  EXPECT_EQ(device.Download(signed_on_device, 1)[0], signed_narrow);
+  EXPECT_EQ(device.Download(wide_on_device, 1)[0], wide);
+}
+
 TEST(Language, RoundedProductsAreNotFused) {
   DeviceForTest device;
   std::mt19937 random(4);

@@ -124,6 +124,14 @@ __global__ void ReducesKernel(const uint32_t* in, uint32_t* largest, uint32_t* s
   smallest[lane] = __reduce_min_sync(kFullWarp, in[lane]);
 }
 
+__global__ void AtomicSumsKernel(const uint32_t* in, unsigned* narrow, int* signed_narrow,
+                                 unsigned long long* wide) {
+  const uint32_t value = in[threadIdx.x];
+  atomicAdd(narrow, value);
+  atomicAdd(signed_narrow, -static_cast<int>(value));
+  atomicAdd(wide, static_cast<unsigned long long>(value) * value);
+}
+
 __global__ void UnfusedKernel(const float* a, const float* b, const float* c, float* plus,
                               float* minus) {
   const int i = static_cast<int>(threadIdx.x);
@@ -185,6 +193,11 @@ void Shuffles(int* up, int* down, int* exclusive_or, int* first, uint32_t* odd, 
 void Reduces(const uint32_t* in, uint32_t* largest, uint32_t* smallest, Stream stream) {
   Launch(ReducesKernel, 1, 32, 0, stream, in, largest, smallest);
 }
+void AtomicSums(const uint32_t* in, int count, unsigned* narrow, int* signed_narrow,
+                unsigned long long* wide, Stream stream) {
+  Launch(AtomicSumsKernel, 1, count, 0, stream, in, narrow, signed_narrow, wide);
+}
+
 void Unfused(const float* a, const float* b, const float* c, float* plus, float* minus, int count,
              Stream stream) {
   Launch(UnfusedKernel, 1, static_cast<unsigned>(count), 0, stream, a, b, c, plus, minus);

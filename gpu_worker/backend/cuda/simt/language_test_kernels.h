@@ -34,6 +34,9 @@ void FmaBf16x2All(const uint32_t* a, const uint32_t* b, const uint32_t* c, uint3
 void Shuffles(int* up, int* down, int* exclusive_or, int* first, uint32_t* odd, Stream stream);
 // largest[lane] and smallest[lane]: of in [32], every lane the same.
 void Reduces(const uint32_t* in, uint32_t* largest, uint32_t* smallest, Stream stream);
+// narrow, signed_narrow and wide += in[i], count threads, all at once; wide by its square.
+void AtomicSums(const uint32_t* in, int count, unsigned* narrow, int* signed_narrow,
+                unsigned long long* wide, Stream stream);
 // a b + c and a b - c, the product rounded first; count threads.
 void Unfused(const float* a, const float* b, const float* c, float* plus, float* minus, int count,
              Stream stream);
