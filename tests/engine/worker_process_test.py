@@ -29,7 +29,8 @@ def command(*extra, model=MODEL, program=PROGRAM):
 
 
 def refuse(*extra, model=MODEL, program=PROGRAM, says):
-    done = subprocess.run(command(*extra, model=model, program=program), capture_output=True, text=True, timeout=START_SECONDS_MAX)
+    done = subprocess.run(command(*extra, model=model, program=program), capture_output=True, text=True,
+                          timeout=START_SECONDS_MAX)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2, f"exit code {done.returncode}, expected 2: {done.stderr}"
     assert says in last, f"expected {says!r} in {last!r}"
