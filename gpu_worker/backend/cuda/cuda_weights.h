@@ -46,7 +46,7 @@ inline bool IsFp8(const DeviceMatrix& w) {
 
 // Two linear layers of the same inputs, their outputs side by side in rows of `stride` values: the
 // first's from 0 on, the second's from second_begin on. One product where the formats agree, else
-// two; whose outputs are 0 is not there.
+// two. A matrix of no outputs is absent.
 struct CudaPair {
   DeviceMatrix both;           // the first's outputs, padding, the second's
   DeviceMatrix first, second;  // where there is no `both`
