@@ -6,8 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/backend/weight_steps.h"
 #include "gpu_worker/backend/weight_sum.h"
@@ -60,36 +58,6 @@ class InOrder {
  private:
   std::span<const TokenLogit> left_;
 };
-
-bool HasPenalty(float penalty, float neutral) { return penalty != 0.0f && penalty != neutral; }
-bool HasRepetitionPenalty(const SamplingParams& p) {
-  return HasPenalty(p.repetition_penalty(), 1.0f);
-}
-bool HasAnswerPenalty(const SamplingParams& p) {
-  return p.presence_penalty() != 0.0f || p.frequency_penalty() != 0.0f;
-}
-
-// logits[token]: of every token that bias or penalties touch.
-template <typename Logits>
-void Adjust(const SampleInput& input, Logits& logits) {
-  const SamplingParams& p = *input.params;
-  for (const auto& [token, bias] : p.logit_bias()) logits[token] += bias;
-  if (HasRepetitionPenalty(p)) {
-    absl::flat_hash_set<uint32_t> seen;
-    seen.reserve(std::min(input.tokens.size(), logits.size()));
-    for (const uint32_t token : input.tokens) {
-      if (!seen.insert(token).second) continue;
-      float& logit = logits[token];
-      logit = logit > 0 ? logit / p.repetition_penalty() : logit * p.repetition_penalty();
-    }
-  }
-  if (!HasAnswerPenalty(p)) return;
-  absl::flat_hash_map<uint32_t, int64_t> counts;
-  for (const uint32_t token : input.tokens.subspan(input.prompt_tokens)) ++counts[token];
-  for (const auto& [token, count] : counts) {
-    logits[token] -= p.presence_penalty() + p.frequency_penalty() * static_cast<float>(count);
-  }
-}
 
 struct Candidate {
   uint32_t token;
@@ -178,16 +146,6 @@ std::optional<uint32_t> DrawFromAll(size_t vocab, double all_weights, double uni
   }
 }
 
-// What touched tokens have after bias and penalties.
-absl::flat_hash_map<uint32_t, float> AdjustTouched(const SampleInput& input,
-                                                   std::span<const TokenLogit> touched) {
-  absl::flat_hash_map<uint32_t, float> adjusted;
-  adjusted.reserve(touched.size());
-  for (const TokenLogit& token : touched) adjusted[token.id] = token.logit;
-  Adjust(input, adjusted);
-  return adjusted;
-}
-
 // weight_sum: called where the sum over the whole vocabulary counts.
 template <typename Order, typename WeightSumOf>
 std::optional<uint32_t> Draw(const SamplingParams& p, Order order, size_t vocab, uint64_t position,
@@ -252,59 +210,11 @@ bool NeedsWeightSum(const SamplingParams& p, int64_t vocab) {
 uint32_t SampleToken(const SampleInput& input) {
   TANDEM_CHECK(!input.logits.empty());
   const SamplingParams& p = *input.params;
-  std::vector<float> logits(input.logits.begin(), input.logits.end());
-  Adjust(input, logits);
+  const std::vector<float> logits = AdjustRow(input);
   const auto best = std::max_element(logits.begin(), logits.end());  // the first of equals
   if (p.temperature() == 0.0f) return static_cast<uint32_t>(best - logits.begin());
   const auto weight_sum = [&] { return WeightSum(logits, *best, p.temperature()); };
   return *Draw(p, BestFirst(logits), logits.size(), input.tokens.size(), weight_sum);
-}
-
-bool TouchesLogits(const SamplingParams& p) {
-  return !p.logit_bias().empty() || HasRepetitionPenalty(p) || HasAnswerPenalty(p);
-}
-
-std::vector<uint32_t> TouchedTokens(const SampleInput& input) {
-  const SamplingParams& p = *input.params;
-  std::vector<uint32_t> touched;
-  for (const auto& [token, bias] : p.logit_bias()) touched.push_back(token);
-  std::span<const uint32_t> penalized;
-  if (HasAnswerPenalty(p)) penalized = input.tokens.subspan(input.prompt_tokens);
-  if (HasRepetitionPenalty(p)) penalized = input.tokens;
-  touched.insert(touched.end(), penalized.begin(), penalized.end());
-  std::sort(touched.begin(), touched.end());
-  touched.erase(std::unique(touched.begin(), touched.end()), touched.end());
-  return touched;
-}
-
-std::vector<TokenLogit> AdjustBest(const SampleInput& input, std::span<const TokenLogit> best,
-                                   std::span<const TokenLogit> touched, int64_t vocab) {
-  const absl::flat_hash_map<uint32_t, float> adjusted = AdjustTouched(input, touched);
-  std::vector<TokenLogit> known;
-  for (const TokenLogit& token : best) {
-    if (!adjusted.contains(token.id)) known.push_back(token);
-  }
-  const bool all = static_cast<int64_t>(best.size()) == vocab;
-  for (const auto& [id, logit] : adjusted) {
-    const TokenLogit token = {id, logit};
-    if (all || !MoreLikely(best.back(), token)) known.push_back(token);
-  }
-  std::sort(known.begin(), known.end(), MoreLikely);
-  return known;
-}
-
-uint64_t AdjustWeightSum(const SampleInput& input, std::span<const TokenLogit> touched,
-                         float highest, uint64_t raw_sum) {
-  const auto steps_of = [&](float logit) {
-    return WeightSteps(kernels::Exp((logit - highest) / input.params->temperature()));
-  };
-  const absl::flat_hash_map<uint32_t, float> adjusted = AdjustTouched(input, touched);
-  uint64_t sum = raw_sum;
-  // A raw logit may be far above `highest`: whatever it added to the sum comes off again.
-  for (const TokenLogit& token : touched) {
-    sum += steps_of(adjusted.at(token.id)) - steps_of(token.logit);
-  }
-  return sum;
 }
 
 std::optional<uint32_t> SampleFromBest(const SamplingParams& params, const KnownTokens& known,

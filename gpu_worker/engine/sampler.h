@@ -10,20 +10,13 @@
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "gpu_worker/backend/row_logits.h"
+#include "gpu_worker/engine/penalties.h"
 #include "proto/sampling.pb.h"
 
 namespace tandem::gpu_worker {
-
-struct SampleInput {
-  std::span<const float> logits;  // [vocab], finite
-  const sampling::v1::SamplingParams* params = nullptr;
-  std::span<const uint32_t> tokens;  // the sequence so far, prompt first
-  int64_t prompt_tokens = 0;         // of them
-};
 
 // INVALID_ARGUMENT names a parameter outside its range (expected and found).
 absl::Status CheckSampling(const sampling::v1::SamplingParams& params, int64_t vocab_size);
@@ -37,12 +30,6 @@ uint32_t SampleToken(const SampleInput& input);
 // Whether the draw depends on the sum over the whole vocabulary.
 bool NeedsWeightSum(const sampling::v1::SamplingParams& params, int64_t vocab_size);
 
-// Whether bias or penalties change logits.
-bool TouchesLogits(const sampling::v1::SamplingParams& params);
-// Tokens whose logits they change, ascending; logits are not looked at. At most as
-// many as there are biases and tokens.
-std::vector<uint32_t> TouchedTokens(const SampleInput& input);
-
 // What is known of a row after bias and penalties: its most likely tokens in order, highest first,
 // with nothing missing between them.
 struct KnownTokens {
@@ -51,18 +38,6 @@ struct KnownTokens {
   // WeightSum of the row at the parameters' temperature, where NeedsWeightSum.
   uint64_t weight_sum = 0;
 };
-
-// KnownTokens::best from `best`, the beginning of the raw row's order, and `touched`, the raw
-// logits of TouchedTokens: a token that is in neither is less likely than the last of `best`, so
-// what comes before that one is known. May be empty.
-std::vector<TokenLogit> AdjustBest(const SampleInput& input, std::span<const TokenLogit> best,
-                                   std::span<const TokenLogit> touched, int64_t vocab);
-
-// WeightSum of the row after bias and penalties, from that of the raw one: `raw_sum` is of the
-// tokens' raw logits at the parameters' temperature, relative to `highest`, the highest logit after
-// bias and penalties.
-uint64_t AdjustWeightSum(const SampleInput& input, std::span<const TokenLogit> touched,
-                         float highest, uint64_t raw_sum);
 
 // SampleToken's token where what is known decides it. position: SampleToken's tokens.size().
 std::optional<uint32_t> SampleFromBest(const sampling::v1::SamplingParams& params,
