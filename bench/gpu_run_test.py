@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tarfile
 import tempfile
 import types
 
@@ -131,6 +132,23 @@ def test_packing(folder):
     check(names == ["cuda_rows_test"], f"device tests are {names}")
 
 
+def test_archive(folder):
+    """What is packed into one file runs from it, and a damaged file is told."""
+    made = bundle_of(folder / "built", {"cuda_a_test": "exit 0", "tandem-bench-gpu": timings_script(0)})
+    archive = folder / "bundle.tar.xz"
+    with tarfile.open(archive, "w:xz") as tar:
+        tar.add(made, ".")
+    results = folder / "results"
+    check(gpu.run(arguments(archive, results=results)) == 0, "an archive's programs did not pass")
+    check((results / "gpu_kernels.csv").exists(), "an archive's results are not where they were asked for")
+    archive.write_bytes(archive.read_bytes()[:archive.stat().st_size // 2])
+    try:
+        gpu.run(arguments(archive, results=results))
+        check(False, "a cut archive was not told")
+    except Problem as problem:
+        check(str(archive) in str(problem), f"the problem does not name the archive: {problem}")
+
+
 def test_rows():
     rows, other = gpu_rows.timing_rows("warning\n" + json.dumps({"device": "G"}) + "\n" + json.dumps(ROW) + "\n1\n")
     check(len(rows) == 1 and rows[0]["device"] == "G", f"rows are {rows}")
@@ -152,7 +170,7 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         for test in (test_sound_machine, test_failures, test_hanging_programs, test_no_gpu, test_sanitizer,
-                     test_packing):
+                     test_packing, test_archive):
             test(folder / test.__name__)
     test_rows()
     test_emulated_benchmark()

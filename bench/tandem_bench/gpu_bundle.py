@@ -1,15 +1,19 @@
 """The programs bench/run gpu runs: as built here, or packed for a machine that has a GPU but no compiler or libraries.
 
 A bundle is a folder: bin/ with the programs, lib/ with the shared libraries they need beside the C library's and the
-GPU's, and `commit`, from which sources it was built.
+GPU's, and `commit`, from which sources it was built. Or it is a .tar.xz of one: every program holds its kernels for two
+kinds of GPU, so that the archive has an eighth of the folder's size.
 """
 
+import atexit
 import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 
 from tandem_bench.build import run_step
 from tandem_bench.paths import ROOT
@@ -60,10 +64,10 @@ class Bundle:
         return self.bin_dirs[0]
 
     @classmethod
-    def packed(cls, folder):
-        folder = folder.resolve()
+    def packed(cls, path):
+        folder = unpacked(path.resolve()) if is_archive(path) else path.resolve()
         if not (folder / "commit").exists():
-            raise Problem(f"expected a bundle made by `bench/run gpu --pack` at {folder}, found none")
+            raise Problem(f"expected a bundle made by `bench/run gpu --pack` at {path}, found none")
         return cls([folder / "bin"], folder / "lib", (folder / "commit").read_text().strip())
 
     @classmethod
@@ -105,10 +109,40 @@ def device_tests_of(target_list):
     return sorted(set(re.findall(r"\bcuda_\w+_test\b", target_list)))
 
 
-def pack(bundle, folder):
-    """Copies a built bundle; returns a sentence with its size."""
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "bin").mkdir(parents=True)
+def is_archive(path):
+    return path.name.endswith(".tar.xz")
+
+
+def unpacked(archive):
+    """A folder, gone when this process ends, with what is in the archive."""
+    folder = tempfile.mkdtemp(prefix="tandem-gpu-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        with tarfile.open(archive, "r:xz") as tar:
+            tar.extractall(folder, filter="data")
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise Problem(f"expected a bundle made by `bench/run gpu --pack` at {archive}: {error}") from error
+    return pathlib.Path(folder)
+
+
+def pack(bundle, path):
+    """Copies a built bundle into a folder, or into an archive where `path` ends with .tar.xz; returns a sentence with
+    its size."""
+    if is_archive(path):
+        with tempfile.TemporaryDirectory(prefix="tandem-gpu-") as folder:
+            copy_into(bundle, pathlib.Path(folder))
+            with tarfile.open(path, "w:xz") as tar:
+                tar.add(folder, ".")
+        return f"{path}, {path.stat().st_size / 2**20:.1f} MiB"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    copy_into(bundle, path)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return f"{path}, {size / 2**20:.1f} MiB"
+
+
+def copy_into(bundle, folder):
+    (folder / "bin").mkdir()
     (folder / "lib").mkdir()
     for name in [BENCHMARK, *bundle.tests()]:
         shutil.copy2(bundle.program(name), folder / "bin" / name)
@@ -117,5 +151,3 @@ def pack(bundle, folder):
         for library, path in needed_libraries(ldd):
             shutil.copy2(path.resolve(), folder / "lib" / library)
     (folder / "commit").write_text(bundle.commit + "\n")
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return f"{folder}, {size / 2**20:.1f} MiB"

@@ -492,6 +492,29 @@ const Setting kRanksOfBlocks[] = {
 INSTANTIATE_TEST_SUITE_P(Formats, RanksOfBlocks, testing::ValuesIn(kRanksOfBlocks),
                          [](const auto& info) { return info.param.name; });
 
+// The device has the shared expert to do while its rows come to the host and go to the experts.
+TEST(CudaBackend, SharedExpertsAreHandedOverBeforeRowsAreWaitedFor) {
+  const GoldenModel golden = LoadGolden("v3");
+  StepTrace trace(1);
+  HarnessOptions options = OptionsFor({"bf16_portable", Precision::kBf16, AttentionKernel::kFlash,
+                                       Kernels::kPortable, LinearKernel::kNative, true});
+  options.forward.trace = &trace;
+  Harness harness(golden.weights, options);
+  trace.BeginStep(1);
+  harness.Run({{0, RowKind::kPrefill, {5, 6, 7}}});
+  trace.EndStep(3, 1, {}, {});
+  std::map<int64_t, int64_t> handed_over_ns;  // by layer
+  int waits = 0;
+  for (const HostSpan& span : trace.Steps()[0]->host) {
+    if (std::string(span.name) == "shared expert") handed_over_ns[span.layer] = span.end_ns;
+    if (std::string(span.name) != "read rows") continue;
+    ++waits;
+    ASSERT_TRUE(handed_over_ns.contains(span.layer)) << span.layer;
+    EXPECT_LE(handed_over_ns[span.layer], span.begin_ns) << span.layer;
+  }
+  EXPECT_GT(waits, 0);
+}
+
 TEST(CudaBackend, AShareThatBeginsAmidFp8BlocksIsRefused) {
   const ModelWeights weights = MakeSynthModel(SynthConfig("deepseek_v3_small"), "bf16");
   const ShardPlan plan = ShardPlan::Make(weights.config, 4).value();

@@ -72,7 +72,8 @@ absl::Status CudaBackend::Plan(const DeviceProperties& device) {
            .attention = options_.formats.attention,
            .kv_pages = options_.kv_pages,
            .rows_max = options_.rows_max,
-           .logit_rows_max = std::min(kLogitRowsMax, options_.rows_max)};
+           .logit_rows_max = std::min(kLogitRowsMax, options_.rows_max),
+           .asynchronous = true};
   TANDEM_ASSIGN_OR_RETURN(weights_, CudaWeightShapes(config_, options_.formats, {&plan_, rank_}));
   scratch_shape_ = ScratchShapeOf({.config = &config_,
                                    .weights = &weights_,
