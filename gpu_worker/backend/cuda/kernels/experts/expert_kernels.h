@@ -82,6 +82,24 @@ void LaunchPanels(Kernel kernel, ProductWork work, int64_t tile_count, Stream st
          kPanelWarps * kStages * warp_bytes, stream, work);
 }
 
+// The types of one source file each, which the compiler takes long enough for: by how their scales
+// lie (packed_form.h), by lists of levels, and floats.
+template <DType... kTypes>
+struct Types {};
+using HalfTypes =
+    Types<DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kIQ4_NL>;
+using SuperTypes =
+    Types<DType::kQ2_K, DType::kQ3_K, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kIQ4_XS>;
+using ListTypes = Types<DType::kIQ1_S, DType::kIQ1_M, DType::kIQ2_XXS, DType::kIQ2_XS,
+                        DType::kIQ2_S, DType::kIQ3_XXS, DType::kIQ3_S>;
+using FloatTypes = Types<DType::kBF16, DType::kF16, DType::kF8E4M3>;
+
+// Calls start<type>(); false where `type` is none of these.
+template <DType... kTypes, typename Start>
+bool StartOneOf(Types<kTypes...>, DType type, Start start) {
+  return ((type == kTypes && (start.template operator()<kTypes>(), true)) || ...);
+}
+
 // Each starts the kernels of a few types; false for all others.
 bool LaunchHalfCodes(DType type, const ProductWork& work, int64_t tile_count, Stream stream);
 bool LaunchSuperCodes(DType type, const ProductWork& work, int64_t tile_count, Stream stream);

@@ -1,6 +1,6 @@
 // Rows of activations in the forms that expert kernels read: a warp 32 columns, with the roundings
 // of lib/kernels/body/activation_rows.inl.
-#include "gpu_worker/backend/cuda/kernels/experts/experts.h"
+#include "gpu_worker/backend/cuda/kernels/experts/expert_kernels.h"
 #include "gpu_worker/backend/cuda/kernels/rows/exact_exp.h"
 #include "gpu_worker/backend/cuda/simt/launch.h"
 #include "gpu_worker/backend/cuda/simt/numbers.h"
@@ -9,11 +9,12 @@
 namespace tandem::gpu_worker::cuda {
 namespace {
 
+using experts::kWholeMagic;
+using experts::kWholeMagicBits;
+
 constexpr int kWarps = 8;  // a record
 static_assert(kWarps * kWarpThreads == kRecordCols);
 
-constexpr float kRoundingMagic = 12582912.0f;  // 1.5 * 2^23
-constexpr uint32_t kRoundingMagicBits = 0x4b400000;
 constexpr uint32_t kInfinityBits = 0x7f800000;
 // Blocks below 2^-110 become zeros.
 constexpr uint32_t kTinyBits = (127 - 110) << 23;
@@ -38,8 +39,8 @@ __device__ __forceinline__ void StoreQuantized(float value, int b, std::byte* re
   }
   int32_t code = 0;
   if (inverse > 0.0f) {
-    const float rounded = __fadd_rn(__fmul_rn(value, inverse), kRoundingMagic);
-    code = static_cast<int32_t>(__float_as_uint(rounded) - kRoundingMagicBits);
+    const float rounded = __fadd_rn(__fmul_rn(value, inverse), kWholeMagic);
+    code = static_cast<int32_t>(__float_as_uint(rounded)) - kWholeMagicBits;
   }
   const int32_t sum = HalfWarpSum(code);
   auto* const bytes = reinterpret_cast<int8_t*>(record);

@@ -315,9 +315,12 @@ __global__ void __launch_bounds__(kPanelWarps* kWarpThreads)
   }
 }
 
-template <DType kType>
-void LaunchCodes(const ProductWork& work, int64_t tile_count, Stream stream) {
-  LaunchPanels<CodesForm<kType>>(ExpertCodesKernel<kType>, work, tile_count, stream);
+template <typename List>
+bool LaunchCodes(List types, DType type, const ProductWork& work, int64_t tile_count,
+                 Stream stream) {
+  return StartOneOf(types, type, [&]<DType kType>() {
+    LaunchPanels<CodesForm<kType>>(ExpertCodesKernel<kType>, work, tile_count, stream);
+  });
 }
 
 }  // namespace tandem::gpu_worker::cuda::experts

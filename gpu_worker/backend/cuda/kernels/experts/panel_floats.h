@@ -238,14 +238,20 @@ __global__ void __launch_bounds__(kPanelWarps* kWarpThreads)
   }
 }
 
-template <DType kType>
-void LaunchChains(const ProductWork& work, int64_t tile_count, Stream stream) {
-  LaunchPanels<FloatsForm<kType>>(ExpertFloatsKernel<kType>, work, tile_count, stream);
+template <typename List>
+bool LaunchChains(List types, DType type, const ProductWork& work, int64_t tile_count,
+                  Stream stream) {
+  return StartOneOf(types, type, [&]<DType kType>() {
+    LaunchPanels<FloatsForm<kType>>(ExpertFloatsKernel<kType>, work, tile_count, stream);
+  });
 }
-template <DType kType>
-void LaunchExact(const ProductWork& work, int64_t tile_count, Stream stream) {
-  LaunchPanels<typename ExactFormOf<kType>::Form>(ExpertExactKernel<kType>, work, tile_count,
-                                                  stream);
+template <typename List>
+bool LaunchExact(List types, DType type, const ProductWork& work, int64_t tile_count,
+                 Stream stream) {
+  return StartOneOf(types, type, [&]<DType kType>() {
+    LaunchPanels<typename ExactFormOf<kType>::Form>(ExpertExactKernel<kType>, work, tile_count,
+                                                    stream);
+  });
 }
 
 }  // namespace tandem::gpu_worker::cuda::experts
