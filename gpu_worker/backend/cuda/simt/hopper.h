@@ -122,6 +122,19 @@ __device__ __forceinline__ void MbarrierWait(uint64_t* barrier, uint32_t parity)
 #endif
 }
 
+// Which stage of a ring of kStages buffers comes next, and the parity of its mbarriers' phases.
+template <int kStages>
+struct RingTurn {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ __forceinline__ void Next() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1u;
+    }
+  }
+};
+
 // Orders this thread's earlier stores to shared memory before later reads by the async proxy; the
 // reads are started after a barrier where another thread starts them.
 __device__ __forceinline__ void FenceAsyncProxy() {

@@ -99,17 +99,7 @@ struct HopperDecodeParameters {
   float* partial;
 };
 
-// Which stage comes next, and how often the ring has gone round.
-struct RingPlace {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void Next() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1u;
-    }
-  }
-};
+using RingPlace = RingTurn<kStages>;
 
 __device__ __forceinline__ void LoadPage(const Shared& s, const TensorMap& cache_map, bool once,
                                          int page, RingPlace& place) {

@@ -79,7 +79,7 @@ __device__ __forceinline__ void Produce(const TensorMap& x_map, const TensorMap&
                                         int tiles) {
   const int begin = SplitBegin(p, ClusterRank()), end = SplitBegin(p, ClusterRank() + 1);
   const bool once = p.rows <= kTileRows;  // no other tile reads these weights
-  Turn<kStages> turn;
+  RingTurn<kStages> turn;
   for (int index = first; index < tiles; index += step) {
     const Tile tile = TileOf(p, index);
     const int halves = HalvesOf(p, tile);
@@ -101,7 +101,7 @@ __device__ __forceinline__ void Produce(const TensorMap& x_map, const TensorMap&
 
 struct Stages {
   const Shared& s;
-  Turn<kStages> turn;
+  RingTurn<kStages> turn;
 
   __device__ __forceinline__ void Wait() { MbarrierWait(s.full + turn.stage, turn.parity); }
   __device__ __forceinline__ const unsigned char* X() const { return s.x + turn.stage * kBytesOfX; }

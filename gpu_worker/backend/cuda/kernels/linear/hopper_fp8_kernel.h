@@ -59,19 +59,6 @@ __device__ __forceinline__ int SplitBegin(const Product& p, int split) {
   return split * p.blocks / p.splits;
 }
 
-// Which stage of the ring comes next, and the parity of its mbarriers' phases.
-template <int kStages>
-struct Turn {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void Next() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1u;
-    }
-  }
-};
-
 // Scales of a thread's two rows and of its outputs, run after run.
 struct Scales {
   const float *low, *high, *w;

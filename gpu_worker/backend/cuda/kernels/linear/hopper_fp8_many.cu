@@ -112,7 +112,7 @@ __device__ __forceinline__ void Produce(const TensorMap& x_map, const TensorMap&
   const int bands = ClusterRank() * kBandsOfBlock;
   const int w_offset = bands * p.box_outputs * kBandBytes;
   const auto bytes = static_cast<uint32_t>((p.box_rows + p.box_outputs) * kInputs);
-  Turn<kStages> turn;
+  RingTurn<kStages> turn;
   for (int place = 2 * first; place < 2 * units; place = NextPlace(p, place, step)) {
     const Tile tile = TileOf(p, place);
     const int row = tile.row, column = tile.column;
@@ -130,7 +130,7 @@ __device__ __forceinline__ void Produce(const TensorMap& x_map, const TensorMap&
 
 struct Stages {
   const Shared& s;
-  Turn<kStages> turn;
+  RingTurn<kStages> turn;
 
   __device__ __forceinline__ void Wait() { MbarrierWait(s.full + turn.stage, turn.parity); }
   __device__ __forceinline__ const unsigned char* X() const {
