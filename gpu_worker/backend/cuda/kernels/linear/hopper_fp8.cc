@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "gpu_worker/backend/cuda/kernels/linear/fp8_rows.h"
 #include "gpu_worker/backend/cuda/kernels/linear/hopper_fp8_kernel.h"
-#include "gpu_worker/backend/cuda/kernels/rows/rows.h"
 #include "gpu_worker/backend/cuda/simt/tensor_map.h"
 #include "lib/base/check.h"
 
@@ -12,40 +12,10 @@ namespace {
 
 namespace fp8 = hopper_fp8;
 
-constexpr int64_t kAlignBytes = 256;
 // Of an H200. More or less cost speed alone: who has no multiprocessor waits for one.
 constexpr int kMultiprocessors = 132;
 // In clusters of eight, or of four, two or six multiprocessors of each group of 16 or 18 stay idle.
 constexpr int kMultiprocessorsOfClusters = 128;
-
-// Places in the workspace: codes [batch, rows, k_padded], then scales.
-struct Workspace {
-  int64_t k_padded, scales_offset, bytes;
-};
-
-Workspace WorkspaceOf(const DeviceMatrix& w, int64_t rows) {
-  Workspace s;
-  s.k_padded = RoundUpTo(w.inputs, kInputsMultiple);
-  s.scales_offset = RoundUpTo(w.batch * rows * s.k_padded, kAlignBytes);
-  s.bytes = s.scales_offset + w.batch * rows * (s.k_padded / fp8::kInputs) * 4;
-  return s;
-}
-
-// The rows quantized: those that came so, or into the workspace.
-Fp8Rows QuantizedRows(const LinearArgs& args, Stream stream) {
-  if (args.x_fp8.codes != nullptr) return args.x_fp8;
-  const DeviceMatrix& w = args.w;
-  const Workspace s = WorkspaceOf(w, args.rows);
-  auto* const codes = static_cast<uint8_t*>(args.workspace);
-  auto* const scales = reinterpret_cast<float*>(codes + s.scales_offset);
-  const int64_t blocks = s.k_padded / fp8::kInputs;
-  for (int64_t b = 0; b < w.batch; ++b) {
-    QuantizeFp8Rows(static_cast<const uint16_t*>(args.x) + b * args.x_batch_stride, args.x_stride,
-                    w.inputs, args.rows, codes + b * args.rows * s.k_padded,
-                    scales + b * args.rows * blocks, stream);
-  }
-  return {codes, scales};
-}
 
 // y by TMA: where rows begin at multiples of 16 bytes and a box is no larger than y.
 bool TakesBoxes(const LinearArgs& args) {
@@ -137,13 +107,13 @@ HopperFp8Plan PlanHopperFp8(const DeviceMatrix& w, int64_t rows) {
 }
 
 size_t HopperFp8WorkspaceBytes(const DeviceMatrix& w, int64_t rows) {
-  return rows == 0 ? 0 : static_cast<size_t>(WorkspaceOf(w, rows).bytes);
+  return rows == 0 ? 0 : static_cast<size_t>(Fp8RowsBytes(w, rows));
 }
 
 void LinearHopperFp8(const LinearArgs& args, const HopperFp8Plan& plan, Stream stream) {
   TANDEM_CHECK(args.w.format.kind == WeightKind::kFp8 && args.x_storage == Storage::kBf16);
   TANDEM_CHECK(plan.clusters >= 1);
-  const Fp8Rows x = QuantizedRows(args, stream);
+  const Fp8Rows x = QuantizedRows(args, 0, args.rows, stream);
   const fp8::Product p = ProductOf(args, x, plan.many_rows);
   const TensorMap x_map = MapOfInputs(p, x.codes);
   if (!plan.many_rows) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "gpu_worker/backend/cuda/kernels/linear/cublaslt.h"
+#include "gpu_worker/backend/cuda/kernels/linear/fp8_rows.h"
 #include "gpu_worker/backend/cuda/kernels/linear/hopper_fp8.h"
 #include "gpu_worker/backend/cuda/kernels/linear/linear_kernels.h"
 #include "gpu_worker/backend/cuda/kernels/linear/portable_layout.h"
@@ -43,19 +44,18 @@ int64_t ChunkRows(Path path, const DeviceMatrix& w) {
   return RowsAtOnce(SplitsOf(path, w), w.batch);
 }
 
-// Offsets into the workspace of one chunk of rows; inputs, quantized or copied, come first.
+// Places in the workspace of one chunk of rows; inputs, quantized or copied, come first.
 struct Layout {
-  int64_t scales = 0, partials = 0, bytes = 0;
+  int64_t partials = 0, bytes = 0;
 };
 
 Layout LayoutOf(Path path, const DeviceMatrix& w, int64_t rows) {
-  const int64_t values = w.batch * rows * RoundUpTo(w.inputs, kInputsMultiple);
   Layout layout;
   if (IsFp8(w)) {
-    layout.scales = RoundUpTo(values, kAlignBytes);
-    layout.partials = layout.scales + RoundUpTo(values / kFp8ScaleBlock * 4, kAlignBytes);
+    layout.partials = Fp8RowsBytes(w, rows);
   } else if (path == Path::kPortable) {
-    layout.partials = RoundUpTo(values * 2, kAlignBytes);
+    layout.partials =
+        RoundUpTo(w.batch * rows * RoundUpTo(w.inputs, kInputsMultiple) * 2, kAlignBytes);
   }
   layout.bytes = layout.partials + PartialBytes(w, rows, SplitsOf(path, w));
   return layout;
@@ -63,22 +63,10 @@ Layout LayoutOf(Path path, const DeviceMatrix& w, int64_t rows) {
 
 std::byte* Workspace(const LinearArgs& args) { return static_cast<std::byte*>(args.workspace); }
 
-// Rows in fp8: those that came so, or the workspace's, quantized now.
-InputRows Quantized(const LinearArgs& args, const InputRows& x, int64_t begin, int64_t rows,
-                    const Layout& layout, Stream stream) {
+InputRows QuantizedInputs(const LinearArgs& args, int64_t begin, int64_t rows, Stream stream) {
+  const Fp8Rows x = QuantizedRows(args, begin, rows, stream);
   const int64_t k_padded = RoundUpTo(args.w.inputs, kInputsMultiple);
-  const int64_t runs = k_padded / kFp8ScaleBlock;
-  if (args.x_fp8.codes != nullptr) {
-    return {args.x_fp8.codes + begin * k_padded, k_padded, rows * k_padded, Storage::kBf16,
-            args.x_fp8.scales + begin * runs};
-  }
-  auto* const codes = reinterpret_cast<uint8_t*>(Workspace(args));
-  auto* const scales = reinterpret_cast<float*>(Workspace(args) + layout.scales);
-  for (int64_t b = 0; b < args.w.batch; ++b) {
-    QuantizeFp8Rows(static_cast<const uint16_t*>(x.x) + b * x.batch_stride, x.stride, args.w.inputs,
-                    rows, codes + b * rows * k_padded, scales + b * rows * runs, stream);
-  }
-  return {codes, k_padded, rows * k_padded, Storage::kBf16, scales};
+  return {x.codes, k_padded, rows * k_padded, Storage::kBf16, x.scales};
 }
 
 // Rows that the portable kernel can read: these, or a copy in the workspace.
@@ -102,7 +90,7 @@ void LinearChunk(const LinearArgs& args, int64_t begin, int64_t rows, Stream str
   const OutputRows y = {
       static_cast<std::byte*>(args.y) + begin * args.y_stride * BytesOf(args.y_storage),
       args.y_stride, args.y_batch_stride, args.y_storage};
-  const InputRows x = IsFp8(w) ? Quantized(args, given, begin, rows, layout, stream)
+  const InputRows x = IsFp8(w)                  ? QuantizedInputs(args, begin, rows, stream)
                       : path == Path::kPortable ? Readable(args, given, rows, stream)
                                                 : given;
   if (path == Path::kReference) return LinearReference(w, x, y, rows, stream);
