@@ -104,7 +104,7 @@ LocalExperts::LocalExperts(std::unique_ptr<ExpertStore> store,
       held_(store_->held()),
       keys_(std::move(keys)),
       weight_bytes_(weight_bytes),
-      pool_(threads),
+      pool_(device_ == nullptr ? threads : 1),  // a device leaves it nothing to do
       ffn_(kernels::ActiveTable(), &pool_),
       queue_(kQueueCallsMax),
       thread_([this] { ThreadMain(); }) {}

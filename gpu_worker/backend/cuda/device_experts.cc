@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
+#include "gpu_worker/backend/cuda/memory_plan.h"
 #include "lib/base/check.h"
 #include "lib/base/status_macros.h"
 #include "lib/kernels/expert_grid.h"
@@ -16,10 +16,6 @@ namespace {
 constexpr size_t kMatrixAlign = 256;
 
 size_t Aligned(size_t bytes) { return (bytes + kMatrixAlign - 1) / kMatrixAlign * kMatrixAlign; }
-
-std::string Gib(size_t bytes) {
-  return absl::StrFormat("%.2f GiB", static_cast<double>(bytes) / (1 << 30));
-}
 
 bool IsExact(const FfnBatch& batch) { return batch.activation == ActivationForm::kF32; }
 bool OnGrid(const FfnBatch& batch) { return batch.reply == ReplyForm::kGridSum; }
@@ -88,8 +84,8 @@ absl::Status DeviceExperts::Reserve(int64_t bytes, int64_t experts) {
   const size_t wanted = static_cast<size_t>(bytes) + 3 * experts * kMatrixAlign;
   if (wanted > device.free_bytes) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("expected ", Gib(wanted), " of memory on ", device.name, " for ", experts,
-                     " hot experts, found ", Gib(device.free_bytes), "; name fewer of them"));
+        absl::StrCat("expected ", GibText(wanted), " of memory on ", device.name, " for ", experts,
+                     " hot experts, found ", GibText(device.free_bytes), "; name fewer of them"));
   }
   TANDEM_ASSIGN_OR_RETURN(weights_, AllocateDevice(wanted));
   return absl::OkStatus();
@@ -117,18 +113,19 @@ void DeviceExperts::Run(const FfnBatch& batch, uint32_t layer) {
   TANDEM_CHECK_LE(static_cast<int64_t>(batch.rows.size()), options_.rows_max);
   if (batch.pairs.empty()) return;
   MakeCurrent(options_.device);
-  UploadRows(batch);
   std::vector<uint32_t> expert_of_pair;
   for (const FfnPair& pair : batch.pairs) expert_of_pair.push_back(pair.expert);
+  std::vector<Pass> passes;
   for (const auto& groups : CutIntoPasses(GroupByExpert(expert_of_pair), pairs_max(batch))) {
-    const Pass pass = PassOf(batch, layer, groups);
-    UploadLists(batch, pass);
-    LaunchPass(batch, pass);
-    if (OnGrid(batch)) {
-      Synchronize(stream_.get());  // the lists' memory is free again
-    } else {
-      FetchPairs(batch, pass);
-    }
+    passes.push_back(PassOf(batch, layer, groups));
+  }
+  UploadRows(batch, passes);
+  for (size_t i = 0; i < passes.size(); ++i) {
+    // The lists' memory is free again. Outputs that were fetched have been waited for.
+    if (i > 0 && OnGrid(batch)) Synchronize(stream_.get());
+    UploadLists(batch, passes[i]);
+    LaunchPass(batch, passes[i]);
+    if (!OnGrid(batch)) FetchPairs(batch, passes[i]);
   }
   if (OnGrid(batch)) FetchSums(batch);
 }
@@ -138,7 +135,19 @@ int64_t DeviceExperts::pairs_max(const FfnBatch& batch) const {
   return OnGrid(batch) ? options_.pairs_max : std::min(options_.pairs_max, options_.rows_max);
 }
 
-void DeviceExperts::UploadRows(const FfnBatch& batch) {
+// The forms of rows that products read.
+void DeviceExperts::AddForms(const FfnBatch& batch, const std::vector<Products>& products,
+                             const Forms& all, ExpertRowForms* out) {
+  for (const Products& p : products) {
+    if (TakesQuantRows(p.layout.type, IsExact(batch))) {
+      out->quantized = all.quantized;
+    } else {
+      out->floats = all.floats;
+    }
+  }
+}
+
+void DeviceExperts::UploadRows(const FfnBatch& batch, const std::vector<Pass>& passes) {
   const size_t row_bytes = options_.hidden * (batch.x_dtype == DType::kF32 ? 4 : 2);
   std::byte* to = host_x_.as<std::byte>();
   for (const FfnRow& row : batch.rows) {
@@ -150,6 +159,14 @@ void DeviceExperts::UploadRows(const FfnBatch& batch) {
   if (OnGrid(batch)) {
     FillBytes(scratch_.answer, 0, rows * (options_.hidden * sizeof(int32_t) + 1), stream_.get());
   }
+  ExpertRowsArgs prepare;
+  prepare.x = scratch_.x;
+  prepare.x_is_f32 = batch.x_dtype == DType::kF32;
+  prepare.rows = static_cast<int64_t>(rows);
+  prepare.cols = options_.hidden;
+  prepare.out.round_to_bf16 = !IsExact(batch);
+  for (const Pass& pass : passes) AddForms(batch, pass.gate_up, scratch_.x_forms, &prepare.out);
+  PrepareExpertRows(prepare, stream_.get());
 }
 
 namespace {
@@ -223,26 +240,6 @@ void DeviceExperts::UploadLists(const FfnBatch& batch, const Pass& pass) {
 
 void DeviceExperts::LaunchPass(const FfnBatch& batch, const Pass& pass) {
   const Lists lists = ListsAt(scratch_.lists, batch.rows.size(), pass.pairs.size());
-  // Only the forms that some matrix reads.
-  const auto forms = [&](const std::vector<Products>& products, const Forms& all) {
-    ExpertRowForms out;
-    out.round_to_bf16 = !IsExact(batch);
-    for (const Products& p : products) {
-      if (TakesQuantRows(p.layout.type, IsExact(batch))) {
-        out.quantized = all.quantized;
-      } else {
-        out.floats = all.floats;
-      }
-    }
-    return out;
-  };
-  ExpertRowsArgs rows;
-  rows.x = scratch_.x;
-  rows.x_is_f32 = batch.x_dtype == DType::kF32;
-  rows.rows = static_cast<int64_t>(batch.rows.size());
-  rows.cols = options_.hidden;
-  rows.out = forms(pass.gate_up, scratch_.x_forms);
-  PrepareExpertRows(rows, stream_.get());
   const ProductTile* tiles = lists.tiles;
   ExpertProductsArgs args;
   args.exact = IsExact(batch);
@@ -254,7 +251,8 @@ void DeviceExperts::LaunchPass(const FfnBatch& batch, const Pass& pass) {
   gated.up = scratch_.up;
   gated.stride = gated.cols = options_.inter;
   gated.rows = static_cast<int64_t>(pass.pairs.size());
-  gated.out = forms(pass.down, scratch_.h_forms);
+  gated.out.round_to_bf16 = !IsExact(batch);
+  AddForms(batch, pass.down, scratch_.h_forms, &gated.out);
   GateExpertRows(gated, stream_.get());
   args.x_row = nullptr;
   args.target = OnGrid(batch) ? ProductTarget::kGrid : ProductTarget::kWeighed;
@@ -263,7 +261,7 @@ void DeviceExperts::LaunchPass(const FfnBatch& batch, const Pass& pass) {
   args.inverse_steps = lists.inverse_steps;
   args.limit = static_cast<float>(batch.grid_limit);
   args.sums = reinterpret_cast<int32_t*>(scratch_.answer);
-  args.flags = reinterpret_cast<uint8_t*>(args.sums + rows.rows * options_.hidden);
+  args.flags = reinterpret_cast<uint8_t*>(args.sums + batch.rows.size() * options_.hidden);
   args.out = reinterpret_cast<float*>(scratch_.answer);
   LaunchProducts(pass.down, scratch_.h_forms, args, &tiles);
 }

@@ -80,7 +80,10 @@ class DeviceExperts : public ExpertBackend {
   static size_t ListBytes(size_t rows, size_t pairs);
   int64_t pairs_max(const FfnBatch& batch) const;
 
-  void UploadRows(const FfnBatch& batch);
+  // Rows in the forms that any pass reads.
+  void UploadRows(const FfnBatch& batch, const std::vector<Pass>& passes);
+  static void AddForms(const FfnBatch& batch, const std::vector<Products>& products,
+                       const Forms& all, ExpertRowForms* out);
   Pass PassOf(const FfnBatch& batch, uint32_t layer, const std::vector<ExpertGroup>& groups) const;
   void UploadLists(const FfnBatch& batch, const Pass& pass);
   void LaunchPass(const FfnBatch& batch, const Pass& pass);

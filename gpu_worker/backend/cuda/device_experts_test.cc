@@ -335,7 +335,9 @@ TEST(DeviceExperts, TinyNumbers) {
       }
     }
     // Else this would prove nothing; int8 rows end before.
-    if (type != DType::kQ4_0) EXPECT_GT(tiny, 0) << NameOf(type);
+    if (type != DType::kQ4_0) {
+      EXPECT_GT(tiny, 0) << NameOf(type);
+    }
   }
 }
 

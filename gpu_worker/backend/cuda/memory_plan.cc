@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 
 namespace tandem::gpu_worker::cuda {
 namespace {
@@ -12,10 +11,6 @@ namespace {
 // what is allocated; on small devices no more than a sixteenth is kept back.
 constexpr size_t kReserveBytesMax = size_t{1} << 30;
 constexpr int64_t kPageTokens = 64;
-
-std::string Gib(size_t bytes) {
-  return absl::StrFormat("%.2f GiB", static_cast<double>(bytes) / (1 << 30));
-}
 
 }  // namespace
 
@@ -27,12 +22,12 @@ absl::StatusOr<int64_t> PlanKvPages(const MemoryNeeds& needs, size_t free_bytes,
       usable > fixed ? static_cast<int64_t>((usable - fixed) / needs.kv_page_bytes) : 0;
   const int64_t wanted = needs.kv_pages > 0 ? needs.kv_pages : 1;
   if (fitting < wanted) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("expected ", Gib(fixed + wanted * needs.kv_page_bytes), " of memory on ",
-                     device_name, " (weights ", Gib(needs.weight_bytes), ", ", needs.rows_max,
-                     " rows ", Gib(needs.activation_bytes), ", KV cache of ", wanted * kPageTokens,
-                     " tokens ", Gib(wanted * needs.kv_page_bytes), "), found ", Gib(usable),
-                     "; lower --kv-tokens or --rows-max, or take a smaller --linear format"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "expected ", GibText(fixed + wanted * needs.kv_page_bytes), " of memory on ", device_name,
+        " (weights ", GibText(needs.weight_bytes), ", ", needs.rows_max, " rows ",
+        GibText(needs.activation_bytes), ", KV cache of ", wanted * kPageTokens, " tokens ",
+        GibText(wanted * needs.kv_page_bytes), "), found ", GibText(usable),
+        "; lower --kv-tokens or --rows-max, or take a smaller --linear format"));
   }
   if (needs.kv_pages > 0) return needs.kv_pages;
   return std::clamp<int64_t>(fitting, 1, std::max<int64_t>(1, needs.kv_pages_max));

@@ -7,8 +7,14 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/str_format.h"
 
 namespace tandem::gpu_worker::cuda {
+
+// "79.65 GiB" whatever the size: messages compare sizes of which one may just not fit.
+inline std::string GibText(size_t bytes) {
+  return absl::StrFormat("%.2f GiB", static_cast<double>(bytes) / (1 << 30));
+}
 
 struct MemoryNeeds {
   size_t weight_bytes = 0;
