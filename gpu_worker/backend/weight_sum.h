@@ -1,5 +1,5 @@
 // The sum of a row's weights, as the sampler and log probabilities want it. Here for logits in host
-// memory; kernels/rows/weight_sums.cu does the same on a device.
+// memory; kernels/rows/pick_logits.cu does the same on a device.
 #pragma once
 
 #include <cstdint>

@@ -42,16 +42,6 @@ void Adjust(const SampleInput& input, Logits& logits) {
   }
 }
 
-// What touched tokens have after bias and penalties.
-absl::flat_hash_map<uint32_t, float> AdjustTouched(const SampleInput& input,
-                                                   std::span<const TokenLogit> touched) {
-  absl::flat_hash_map<uint32_t, float> adjusted;
-  adjusted.reserve(touched.size());
-  for (const TokenLogit& token : touched) adjusted[token.id] = token.logit;
-  Adjust(input, adjusted);
-  return adjusted;
-}
-
 }  // namespace
 
 std::vector<float> AdjustRow(const SampleInput& input) {
@@ -77,32 +67,46 @@ std::vector<uint32_t> TouchedTokens(const SampleInput& input) {
   return touched;
 }
 
-std::vector<TokenLogit> AdjustBest(const SampleInput& input, std::span<const TokenLogit> best,
-                                   std::span<const TokenLogit> touched, int64_t vocab) {
-  const absl::flat_hash_map<uint32_t, float> adjusted = AdjustTouched(input, touched);
+std::vector<TokenLogit> AdjustTouched(const SampleInput& input,
+                                      std::span<const TokenLogit> touched) {
+  absl::flat_hash_map<uint32_t, float> logits;
+  logits.reserve(touched.size());
+  for (const TokenLogit& token : touched) logits[token.id] = token.logit;
+  Adjust(input, logits);
+  std::vector<TokenLogit> adjusted;
+  adjusted.reserve(touched.size());
+  for (const TokenLogit& token : touched) adjusted.push_back({token.id, logits.at(token.id)});
+  return adjusted;
+}
+
+std::vector<TokenLogit> AdjustBest(std::span<const TokenLogit> best,
+                                   std::span<const TokenLogit> adjusted, int64_t vocab) {
+  const auto is_adjusted = [&](uint32_t id) {
+    const auto by_id = [](const TokenLogit& token, uint32_t value) { return token.id < value; };
+    const auto found = std::lower_bound(adjusted.begin(), adjusted.end(), id, by_id);
+    return found != adjusted.end() && found->id == id;
+  };
   std::vector<TokenLogit> known;
   for (const TokenLogit& token : best) {
-    if (!adjusted.contains(token.id)) known.push_back(token);
+    if (!is_adjusted(token.id)) known.push_back(token);
   }
   const bool all = static_cast<int64_t>(best.size()) == vocab;
-  for (const auto& [id, logit] : adjusted) {
-    const TokenLogit token = {id, logit};
+  for (const TokenLogit& token : adjusted) {
     if (all || !MoreLikely(best.back(), token)) known.push_back(token);
   }
   std::sort(known.begin(), known.end(), MoreLikely);
   return known;
 }
 
-uint64_t AdjustWeightSum(const SampleInput& input, std::span<const TokenLogit> touched,
-                         float highest, uint64_t raw_sum) {
+uint64_t AdjustWeightSum(std::span<const TokenLogit> touched, std::span<const TokenLogit> adjusted,
+                         float temperature, float highest, uint64_t raw_sum) {
   const auto steps_of = [&](float logit) {
-    return WeightSteps(kernels::Exp((logit - highest) / input.params->temperature()));
+    return WeightSteps(kernels::Exp((logit - highest) / temperature));
   };
-  const absl::flat_hash_map<uint32_t, float> adjusted = AdjustTouched(input, touched);
   uint64_t sum = raw_sum;
   // A raw logit may be far above `highest`: whatever it added to the sum comes off again.
-  for (const TokenLogit& token : touched) {
-    sum += steps_of(adjusted.at(token.id)) - steps_of(token.logit);
+  for (size_t i = 0; i < touched.size(); ++i) {
+    sum += steps_of(adjusted[i].logit) - steps_of(touched[i].logit);
   }
   return sum;
 }

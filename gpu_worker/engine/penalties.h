@@ -24,20 +24,24 @@ std::vector<float> AdjustRow(const SampleInput& input);
 
 // Whether bias or penalties change logits.
 bool TouchesLogits(const sampling::v1::SamplingParams& params);
-// Tokens whose logits they change, ascending; logits are not looked at. At most as many as there
-// are biases and tokens.
+// Tokens whose logits they change, ids ascending; logits are not looked at. At most as many as
+// there are biases and tokens.
 std::vector<uint32_t> TouchedTokens(const SampleInput& input);
 
+// What those tokens have after bias and penalties, from their raw logits, in the same order.
+std::vector<TokenLogit> AdjustTouched(const SampleInput& input,
+                                      std::span<const TokenLogit> touched);
+
 // The beginning of the order after bias and penalties, from `best`, the beginning of the raw row's
-// order, and `touched`, the raw logits of TouchedTokens: a token that is in neither is less likely
-// than the last of `best`, so what comes before that one is known. May be empty.
-std::vector<TokenLogit> AdjustBest(const SampleInput& input, std::span<const TokenLogit> best,
-                                   std::span<const TokenLogit> touched, int64_t vocab);
+// order, and `adjusted`, AdjustTouched's: a token that is in neither is less likely than the last
+// of `best`, so what comes before that one is known. May be empty.
+std::vector<TokenLogit> AdjustBest(std::span<const TokenLogit> best,
+                                   std::span<const TokenLogit> adjusted, int64_t vocab);
 
 // WeightSum of the row after bias and penalties, from that of the raw one: `raw_sum` is of the
-// tokens' raw logits at the parameters' temperature, relative to `highest`, the highest logit after
-// bias and penalties.
-uint64_t AdjustWeightSum(const SampleInput& input, std::span<const TokenLogit> touched,
-                         float highest, uint64_t raw_sum);
+// tokens' raw logits at `temperature`, relative to `highest`, the highest logit after bias and
+// penalties. `touched` and `adjusted` are those of AdjustTouched.
+uint64_t AdjustWeightSum(std::span<const TokenLogit> touched, std::span<const TokenLogit> adjusted,
+                         float temperature, float highest, uint64_t raw_sum);
 
 }  // namespace tandem::gpu_worker

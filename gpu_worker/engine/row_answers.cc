@@ -43,7 +43,7 @@ class Group {
     std::vector<int64_t> whole = AskForBest();
     AskForTokens();
     for (size_t i = 0; i < rows_.size(); ++i) {
-      if (InParts(i)) parts_[i].known = KnownOf(i);
+      if (InParts(i)) FindKnown(i);
     }
     AskForSums();
     for (size_t i = 0; i < rows_.size(); ++i) {
@@ -60,7 +60,8 @@ class Group {
   struct Parts {
     LogitNeeds needs;
     std::vector<TokenLogit> touched, listed;  // raw
-    std::vector<TokenLogit> known;            // adjusted, in order
+    std::vector<TokenLogit> adjusted;         // touched, after bias and penalties
+    std::vector<TokenLogit> known;            // the same of all that are known, in order
     uint64_t weight_sum = 0, log_sum = 0;     // WeightSum's, raw
   };
 
@@ -108,10 +109,15 @@ class Group {
     }
   }
 
-  std::vector<TokenLogit> KnownOf(size_t i) const {
+  void FindKnown(size_t i) {
     const std::span<const TokenLogit> best = best_.row(static_cast<int64_t>(i));
-    if (parts_[i].needs.touched.empty()) return {best.begin(), best.end()};
-    return AdjustBest(rows_[i], best, parts_[i].touched, vocab_);
+    Parts& parts = parts_[i];
+    if (parts.touched.empty()) {
+      parts.known.assign(best.begin(), best.end());
+      return;
+    }
+    parts.adjusted = AdjustTouched(rows_[i], parts.touched);
+    parts.known = AdjustBest(best, parts.adjusted, vocab_);
   }
 
   void AskForSums() {
@@ -143,8 +149,8 @@ class Group {
     const SampleInput& row = rows_[i];
     KnownTokens known = {parts.known, vocab_, parts.weight_sum};
     if (parts.needs.weight_sum && !parts.touched.empty() && !parts.known.empty()) {
-      known.weight_sum =
-          AdjustWeightSum(row, parts.touched, parts.known[0].logit, parts.weight_sum);
+      known.weight_sum = AdjustWeightSum(parts.touched, parts.adjusted, row.params->temperature(),
+                                         parts.known[0].logit, parts.weight_sum);
     }
     const std::optional<uint32_t> token = SampleFromBest(*row.params, known, row.tokens.size());
     if (!token.has_value()) return false;

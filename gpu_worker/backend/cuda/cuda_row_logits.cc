@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "gpu_worker/backend/cuda/kernels/rows/rows.h"
 #include "lib/base/check.h"
@@ -17,19 +18,14 @@ static_assert(kBestLogitsMax == kTopLogitsMax && kNoToken == kNoRow);
 constexpr int64_t kQuestionsMax = 4096;
 constexpr int64_t kWholeRowsMax = 8;
 
-constexpr size_t kAlign = 256;
-constexpr size_t Aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
-
-// Places in device memory: questions, then answers, then the search's workspace.
-constexpr size_t kAnswersAt =
-    Aligned(kQuestionsMax * std::max(sizeof(WeightSumAsk), sizeof(LogitPlace)));
+constexpr size_t kQuestionBytes =
+    kQuestionsMax * std::max(sizeof(WeightSumAsk), sizeof(LogitPlace));
 
 // values and ids [rows, k], not_finite [rows], one after the other.
 size_t BestBytes(int64_t rows, int64_t k) { return rows * (2 * k + 1) * sizeof(uint32_t); }
 
 size_t AnswerBytes(const RowLogitsShape& shape) {
-  return Aligned(
-      std::max(kQuestionsMax * sizeof(uint64_t), BestBytes(shape.rows_max, kBestLogitsMax)));
+  return std::max(kQuestionsMax * sizeof(uint64_t), BestBytes(shape.rows_max, kBestLogitsMax));
 }
 
 size_t WorkspaceBytes(const RowLogitsShape& shape) {
@@ -38,8 +34,18 @@ size_t WorkspaceBytes(const RowLogitsShape& shape) {
 
 }  // namespace
 
+CudaRowLogits::Places CudaRowLogits::TakeFrom(DeviceArena& arena, const RowLogitsShape& shape) {
+  Places places;
+  places.questions = arena.Take(kQuestionBytes);
+  places.answers = arena.Take(AnswerBytes(shape));
+  places.workspace = arena.Take(WorkspaceBytes(shape));
+  return places;
+}
+
 size_t CudaRowLogits::DeviceBytesFor(const RowLogitsShape& shape) {
-  return kAnswersAt + AnswerBytes(shape) + WorkspaceBytes(shape);
+  DeviceArena count;
+  TakeFrom(count, shape);
+  return count.used();
 }
 
 absl::StatusOr<std::unique_ptr<CudaRowLogits>> CudaRowLogits::Create(const RowLogitsShape& shape,
@@ -47,8 +53,12 @@ absl::StatusOr<std::unique_ptr<CudaRowLogits>> CudaRowLogits::Create(const RowLo
                                                                      Stream stream) {
   std::unique_ptr<CudaRowLogits> self(new CudaRowLogits(shape, logits, stream));
   const size_t row_bytes = shape.own.size() * sizeof(float);
-  TANDEM_ASSIGN_OR_RETURN(self->device_, AllocateDevice(DeviceBytesFor(shape)));
-  TANDEM_ASSIGN_OR_RETURN(self->sent_, AllocatePinned(kAnswersAt));
+  DeviceArena count;
+  TakeFrom(count, shape);
+  TANDEM_ASSIGN_OR_RETURN(DeviceArena arena, DeviceArena::Like(count));
+  self->places_ = TakeFrom(arena, shape);
+  self->device_ = std::move(arena).Release();
+  TANDEM_ASSIGN_OR_RETURN(self->sent_, AllocatePinned(kQuestionBytes));
   TANDEM_ASSIGN_OR_RETURN(self->received_,
                           AllocatePinned(std::max(AnswerBytes(shape), kWholeRowsMax * row_bytes)));
   return self;
@@ -67,10 +77,10 @@ void CudaRowLogits::Best(int64_t k, BestLogits* best) {
   const int64_t found = std::min(k, shape_.own.size());
   if (rows_ == 0 || found == 0) return;
   TopLogitsArgs args = {.logits = logits_, .rows = rows_, .vocab = shape_.own.size(), .k = found};
-  args.values = Device<float>(kAnswersAt);
+  args.values = static_cast<float*>(places_.answers);
   args.ids = reinterpret_cast<uint32_t*>(args.values + rows_ * found);
   args.not_finite = args.ids + rows_ * found;
-  args.workspace = Device<void>(kAnswersAt + AnswerBytes(shape_));
+  args.workspace = places_.workspace;
   args.workspace_bytes = WorkspaceBytes(shape_);
   TopLogits(args, stream_);
   CopyToHost(received_.data(), args.values, BestBytes(rows_, found), stream_);
@@ -96,8 +106,8 @@ void CudaRowLogits::WeightSums(std::span<const WeightSumAsk> asks, std::vector<u
 }
 
 void CudaRowLogits::SumsOf(std::span<const WeightSumAsk> asks, uint64_t* sums) {
-  auto* const questions = Device<WeightSumAsk>(0);
-  auto* const answers = Device<uint64_t>(kAnswersAt);
+  auto* const questions = static_cast<WeightSumAsk*>(places_.questions);
+  auto* const answers = static_cast<uint64_t*>(places_.answers);
   std::memcpy(sent_.data(), asks.data(), asks.size_bytes());
   CopyToDevice(questions, sent_.data(), asks.size_bytes(), stream_);
   cuda::WeightSums(logits_, shape_.own.size(), questions, static_cast<int64_t>(asks.size()),
@@ -126,8 +136,8 @@ void CudaRowLogits::At(std::span<const LogitPlace> places, std::vector<float>* v
 }
 
 void CudaRowLogits::ValuesAt(std::span<const LogitPlace> places, float* values) {
-  auto* const questions = Device<LogitPlace>(0);
-  auto* const answers = Device<float>(kAnswersAt);
+  auto* const questions = static_cast<LogitPlace*>(places_.questions);
+  auto* const answers = static_cast<float*>(places_.answers);
   std::memcpy(sent_.data(), places.data(), places.size_bytes());
   CopyToDevice(questions, sent_.data(), places.size_bytes(), stream_);
   PickLogits(logits_, shape_.own.size(), questions, static_cast<int64_t>(places.size()), answers,

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "gpu_worker/backend/cuda/device/device.h"
+#include "gpu_worker/backend/cuda/device_arena.h"
 #include "gpu_worker/backend/row_logits.h"
 #include "gpu_worker/backend/shard/shard_plan.h"
 
@@ -42,10 +43,11 @@ class CudaRowLogits : public RowLogits {
   CudaRowLogits(const RowLogitsShape& shape, const float* logits, Stream stream)
       : shape_(shape), logits_(logits), stream_(stream) {}
 
-  template <typename T>
-  T* Device(size_t offset) const {
-    return reinterpret_cast<T*>(device_.as<std::byte>() + offset);
-  }
+  // On the device.
+  struct Places {
+    void *questions = nullptr, *answers = nullptr, *workspace = nullptr;
+  };
+  static Places TakeFrom(DeviceArena& arena, const RowLogitsShape& shape);
   void SumsOf(std::span<const WeightSumAsk> asks, uint64_t* sums);
   void ValuesAt(std::span<const LogitPlace> places, float* values);
 
@@ -53,7 +55,8 @@ class CudaRowLogits : public RowLogits {
   const float* const logits_;
   const Stream stream_;
   int64_t rows_ = 0;
-  DeviceMemory device_;  // questions, answers, workspace
+  DeviceMemory device_;  // of the places
+  Places places_;
   PinnedMemory sent_, received_;
 };
 
